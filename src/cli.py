@@ -1,0 +1,113 @@
+"""What every experiment script has in common: shared flags, the command line, one-line errors."""
+
+import contextlib
+import dataclasses
+import io
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+import tyro
+
+import data
+import results
+
+ROOT = Path(__file__).resolve().parents[1]
+T = TypeVar("T", bound="Common")
+
+
+class ConfigError(ValueError):
+    """A hyperparameter that cannot be; the message is one line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """Where and how to run; none of these changes a number in the results."""
+
+    scale: Literal["paper", "quick"] = "paper"
+    """paper: the paper's settings; quick: the same figure in minutes on two CPU cores, without a network"""
+    data: Path = ROOT / "data"
+    """folder of torchvision's data sets; they are downloaded into it on first use"""
+    results: Path = ROOT / "results"
+    """folder of the results"""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes the GPU where there is one"""
+    jobs: int = 0
+    """processes on the CPU, each training one replica at a time with one thread; 0: one a core.
+    On a GPU all replicas are trained as one batch by one process"""
+    overwrite: bool = False
+    """run again what is already there"""
+
+    def __post_init__(self) -> None:
+        if self.jobs < 0:
+            raise ConfigError(f"jobs must be 0 or more, not {self.jobs}")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ConfigError("device cuda: PyTorch finds no GPU here; take --device cpu or auto")
+
+    @property
+    def resolved_device(self) -> str:
+        if self.device != "auto":
+            return self.device
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
+    def hyperparameters(self) -> dict[str, Any]:
+        """Every field that shapes the numbers: all but the common ones."""
+        common = {field.name for field in dataclasses.fields(Common)}
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in common}
+
+
+def check(config: Any, *, positive: Sequence[str] = (), choices: Mapping[str, Sequence[str]] | None = None) -> None:
+    """Raise ConfigError where a field that must be positive is not, or a tuple is empty or repeats itself.
+
+    Args:
+        config: a configuration.
+        positive: names of number or number-tuple fields whose values must be above zero.
+        choices: name of a tuple field -> values it may hold.
+    """
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, tuple) and (not value or len(set(value)) < len(value)):
+            raise ConfigError(f"{field.name} must name one or more different values, not {value}")
+    for name in positive:
+        value = getattr(config, name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if not 0 < number < float("inf"):
+                raise ConfigError(f"{name} must be above zero, not {number}")
+    for name, allowed in (choices or {}).items():
+        for value in getattr(config, name):
+            if value not in allowed:
+                raise ConfigError(f"{name}: unknown {value!r}, one of {', '.join(allowed)}")
+
+
+def parse(kind: type[T], quick: Mapping[str, Any], argv: Sequence[str] | None = None, description: str = "") -> T:
+    """The configuration that the command line asks for; `quick` replaces defaults under --scale quick."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    presets = {"paper": kind(), "quick": kind(scale="quick", **quick)}
+    scale = re.search(r"(?:^| )--scale[ =](\w+)", " ".join(arguments))
+    default = presets.get(scale[1], presets["paper"]) if scale else presets["paper"]
+    message = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(message):
+            return tyro.cli(kind, default=default, args=arguments, description=description)
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        words = [re.sub(r"[^\x20-\x7e]|-{3,}", "", line).strip() for line in message.getvalue().splitlines()]
+        reason = [line for line in words if line][1:2] or ["the command line cannot be read"]
+        raise ConfigError(f"{reason[0].removeprefix('Error parsing Config: ')} (--help lists the options)") from stop
+
+
+def run(main: Callable[[], None]) -> None:
+    """Call a script's main; an error of the user's is one line and exit status 2."""
+    try:
+        main()
+    except (ConfigError, data.DataError, results.ResultError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the replicas that are done", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,203 @@
+"""Results: one .npz a run, named arrays beside a JSON string that says what made them.
+
+Path: RESULTS/SCALE/EXPERIMENT/NAME-DIGEST.npz, where DIGEST is of the whole configuration: two
+configurations never share a file. A file is written whole or not at all, and read without pickle.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SCHEMA = 1
+Arrays = dict[str, np.ndarray]
+
+
+class ResultError(ValueError):
+    """A result file cannot be used; the message is one line that says what to do."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """Named arrays and what made them.
+
+    arrays: name -> array. meta: schema, experiment, name, config (every number that shaped the arrays), axes
+    (array name -> names of its axes), data (name, fingerprint), versions, commit, device, seconds.
+    """
+
+    arrays: Arrays
+    meta: dict[str, Any]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return self.meta["config"]
+
+    @property
+    def label(self) -> str:
+        return self.meta["data"]["name"]
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.arrays[name]
+
+
+def plain(value: Any) -> Any:
+    """A configuration value as JSON holds it: dataclasses as dicts, tuples as lists, paths as strings."""
+    return json.loads(
+        json.dumps(value, default=lambda v: dataclasses.asdict(v) if dataclasses.is_dataclass(v) else str(v))
+    )
+
+
+def digest(config: Mapping[str, Any]) -> str:
+    """Eight hexadecimal digits that name a configuration."""
+    return hashlib.sha256(json.dumps(plain(config), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def path_for(root: Path, scale: str, experiment: str, name: str, config: Mapping[str, Any]) -> Path:
+    return root / scale / experiment / f"{name}-{digest(config)}.npz"
+
+
+def make_meta(
+    experiment: str,
+    name: str,
+    config: Mapping[str, Any],
+    axes: Mapping[str, tuple[str, ...]],
+    data: Any,
+    device: str,
+    seconds: float,
+) -> dict[str, Any]:
+    """The JSON part of a result; `data` has a name and a fingerprint."""
+    import scipy
+    import sklearn
+    import torch
+    import torchvision
+
+    libraries = {"numpy": np, "scipy": scipy, "scikit-learn": sklearn, "torch": torch, "torchvision": torchvision}
+    return {
+        "schema": SCHEMA,
+        "experiment": experiment,
+        "name": name,
+        "config": plain(config),
+        "axes": plain(axes),
+        "data": {"name": data.name, "fingerprint": data.fingerprint},
+        "versions": {"python": platform.python_version()} | {k: v.__version__ for k, v in libraries.items()},
+        "commit": _commit(),
+        "device": torch.cuda.get_device_name() if device == "cuda" else f"cpu ({os.cpu_count()} cores)",
+        "seconds": round(seconds, 1),
+    }
+
+
+def save(path: Path, result: Result) -> None:
+    """Write a result atomically: into a temporary file beside `path`, then renamed."""
+    axes = result.meta["axes"]
+    for name, array in result.arrays.items():
+        if len(axes.get(name, ())) != array.ndim:
+            raise ResultError(f"array {name!r} of shape {array.shape} needs a name for each axis, got {axes.get(name)}")
+    write_npz(path, {**result.arrays, "meta": np.array(json.dumps(result.meta))})
+
+
+def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays to `path` whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.savez_compressed(file, **arrays)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def load(path: Path) -> Result:
+    """Read a result; raises ResultError where the file is not one of this schema."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        meta = json.loads(str(arrays.pop("meta")))
+    except Exception as error:
+        raise ResultError(f"{path} is not a result file of this project: move it away") from error
+    if meta.get("schema") != SCHEMA:
+        raise ResultError(f"{path} has schema {meta.get('schema')}, not {SCHEMA}: run its experiment again")
+    return Result(arrays, meta)
+
+
+def find(root: Path, scale: str, experiment: str, **wanted: Any) -> Iterator[Result]:
+    """The results of an experiment whose configuration has the wanted values, those of the newest file last."""
+    folder = root / scale / experiment
+    for path in sorted(folder.glob("*.npz"), key=lambda p: p.name):
+        result = load(path)
+        if all(result.config.get(key) == plain(value) for key, value in wanted.items()):
+            yield result
+
+
+def is_there(path: Path, data: Any) -> bool:
+    """Whether `path` holds a result made from this data; raises ResultError where it was made from other data."""
+    if not path.exists():
+        return False
+    made_from = load(path).meta["data"]["fingerprint"]
+    if made_from != data.fingerprint:
+        raise ResultError(f"{path} was made from other data named {data.name}: rename yours, or give --overwrite")
+    print(f"already there: {path}")
+    return True
+
+
+def partial_folder(path: Path) -> Path:
+    """Where the finished replicas of the run that makes `path` wait for the rest."""
+    return path.parent / ".partial" / path.stem
+
+
+def check_writable(root: Path) -> None:
+    """Raise ResultError unless results can be written under `root`; creates nothing."""
+    existing = root.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise ResultError(f"results cannot be written to {root}: {existing} is not a folder that you may write to")
+
+
+class Partial:
+    """Finished replicas of a run that is not yet whole, so that a run that was cut off resumes.
+
+    A mapping from what names a replica to its arrays, one file each under `folder`. With `fresh`, what an
+    earlier run left is not seen.
+    """
+
+    def __init__(self, folder: Path, fresh: bool = False) -> None:
+        self.folder = folder
+        if fresh:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _path(self, piece: Mapping[str, Any]) -> Path:
+        return self.folder / f"{digest(piece)}.npz"
+
+    def get(self, piece: Mapping[str, Any]) -> Arrays | None:
+        path = self._path(piece)
+        if not path.exists():
+            return None
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+
+    def put(self, piece: Mapping[str, Any], arrays: Arrays) -> None:
+        write_npz(self._path(piece), arrays)
+
+
+@cache
+def _commit() -> str:
+    """The commit of the code that runs, with "-dirty" where files differ from it."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

@@ -1,0 +1,247 @@
+"""Training R replicas of a model as one batch, and dealing replicas out to processes.
+
+Seeds mean something: initial weights, batch order and measurement draw from generators of their own, so
+measuring never changes training, and replica r of a batch is trained as it would be alone.
+"""
+
+import functools
+import itertools
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from data import Images
+from results import Arrays, Partial
+
+STREAMS = ("weights", "order", "measurement")
+EVALUATION_BATCH = 2000
+
+
+@dataclass(frozen=True)
+class Replica:
+    """One run of a batch: its seed, and the optimizer options that may differ within the batch, as lr."""
+
+    seed: int
+    options: Mapping[str, float] = field(default_factory=dict)
+
+
+def generator(seed: int, stream: str) -> torch.Generator:
+    """The generator of one purpose ("weights", "order" or "measurement") of one seed, on the CPU."""
+    state = np.random.SeedSequence([seed, STREAMS.index(stream)]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
+
+
+def parameter_groups(model: nn.Module, replicas: Sequence[Replica]) -> tuple[list[dict], Callable[[], None]]:
+    """Optimizer groups for a model whose parameters have a leading replica axis, one for each set of options.
+
+    Each group holds views of the rows of its replicas, so that any torch.optim optimizer can give replicas
+    options of their own.
+
+    Returns:
+        (groups, share): call share() after each backward pass to hand the gradients to the views.
+    """
+    groups, links = [], []
+    for options, members in itertools.groupby(enumerate(replicas), key=lambda pair: dict(pair[1].options)):
+        rows = [r for r, _ in members]
+        part = slice(rows[0], rows[-1] + 1)
+        views = [nn.Parameter(p.detach()[part]) for p in model.parameters()]
+        links += [(view, p, part) for view, p in zip(views, model.parameters(), strict=True)]
+        groups.append({"params": views, **options})
+
+    def share() -> None:
+        for view, parameter, part in links:
+            view.grad = parameter.grad[part]
+
+    return groups, share
+
+
+def train(
+    model: nn.Module,
+    data: Images,
+    replicas: Sequence[Replica],
+    optimizer: Callable[[list[dict]], torch.optim.Optimizer],
+    measure: Callable[[nn.Module], dict[str, Tensor]],
+    *,
+    epochs: int,
+    batch_size: int,
+    attach: Callable[[torch.optim.Optimizer], Any] | None = None,
+    description: str = "",
+) -> Arrays:
+    """Train a classifier by mini-batches, every replica on a batch order of its own.
+
+    Args:
+        model: parameters (R, …); maps (R, B, …) images to (R, B, c) logits.
+        data: on the model's device.
+        replicas: the R replicas, in the order of the model's replica axis.
+        optimizer: makes the optimizer from parameter groups.
+        measure: called before training and after each epoch; name -> (R, …).
+        epochs: passes over the training set.
+        batch_size: the last batch of an epoch may be smaller.
+        attach: called once with the optimizer, for hooks.
+        description: shown beside the progress bar.
+
+    Returns:
+        name -> (R, epochs + 1, …), what `measure` returned.
+    """
+    groups, share = parameter_groups(model, replicas)
+    stepper = optimizer(groups)
+    if attach is not None:
+        attach(stepper)
+    orders = [generator(replica.seed, "order") for replica in replicas]
+    device = data.x_train.device
+    dtype = next(model.parameters()).dtype
+    record = [_measured(measure, model)]
+    with tqdm(total=epochs, desc=description, position=_position, disable=None, leave=False) as bar:
+        for _ in range(epochs):
+            order = torch.stack([torch.randperm(len(data.x_train), generator=g) for g in orders])  # (R, N)
+            for index in order.to(device).split(batch_size, dim=1):  # (R, B)
+                logits = model(data.scale(data.x_train[index], dtype))  # (R, B, c)
+                target = data.y_train[index]
+                # the mean over each replica's batch, summed over replicas: their gradients do not mix
+                loss = functional.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="sum")
+                (loss / index.shape[1]).backward()
+                share()
+                stepper.step()
+                model.zero_grad()
+            record.append(_measured(measure, model))
+            bar.set_postfix({k: f"{v.mean():.4g}" for k, v in record[-1].items() if v.ndim == 1})
+            bar.update()
+    return {name: np.stack([row[name] for row in record], axis=1) for name in record[0]}
+
+
+@torch.no_grad()
+def _measured(measure: Callable[[nn.Module], dict[str, Tensor]], model: nn.Module) -> Arrays:
+    return {name: value.detach().cpu().numpy() for name, value in measure(model).items()}
+
+
+def batches(data: Images, split: str, replicas: int, dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor]]:
+    """Scaled (R, B, …) batches of "train" or "test", the same for every replica, and their labels (B,)."""
+    for x, y in zip(*(part.split(EVALUATION_BATCH) for part in data.split(split)), strict=True):
+        yield data.scale(x, dtype)[None].expand(replicas, *x.shape), y
+
+
+def score(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Of logits (R, B, c) and labels (B,): number right and summed cross-entropy, each (R,) in float64."""
+    right = (logits.argmax(-1) == y).sum(-1, dtype=torch.float64)
+    replicas, size, _ = logits.shape
+    loss = functional.cross_entropy(logits.flatten(0, 1), y.repeat(replicas), reduction="none")
+    return right, loss.view(replicas, size).sum(-1, dtype=torch.float64)
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, data: Images, split: str) -> dict[str, Tensor]:
+    """SPLIT_accuracy and SPLIT_loss (mean cross-entropy in nats), each (R,) float64."""
+    parameter = next(model.parameters())
+    total = torch.zeros(2, parameter.shape[0], dtype=torch.float64, device=parameter.device)
+    for x, y in batches(data, split, parameter.shape[0], parameter.dtype):
+        total += torch.stack(score(model(x), y))
+    accuracy, loss = total / len(data.split(split)[1])
+    return {f"{split}_accuracy": accuracy, f"{split}_loss": loss}
+
+
+def train_all(
+    train_group: Callable[[Sequence[Replica]], Arrays],
+    replicas: Sequence[Replica],
+    *,
+    device: str,
+    jobs: int = 0,
+    partial: Partial | None = None,
+) -> list[Arrays]:
+    """Train replicas the way that is fastest on the device; the numbers do not depend on the way.
+
+    A GPU trains all as one batch. On a CPU each of `jobs` processes trains one replica at a time with one
+    thread, which keeps a replica's weights in its core's cache.
+
+    Args:
+        train_group: a picklable function from R replicas to name -> (R, …).
+        replicas: all replicas.
+        device: "cpu" or "cuda".
+        jobs: processes on the CPU; 0 for one a core.
+        partial: where finished replicas are kept and looked up, so that a run that was cut off resumes.
+
+    Returns:
+        one dict of arrays (without the replica axis) for each replica, in order.
+    """
+    pieces = [asdict(replica) for replica in replicas]
+    done: dict[int, Arrays] = {}
+    for i, piece in enumerate(pieces):
+        if partial is not None and (arrays := partial.get(piece)) is not None:
+            done[i] = arrays
+
+    def keep(members: Sequence[int], arrays: Arrays) -> None:
+        for position, i in enumerate(members):
+            done[i] = {name: value[position] for name, value in arrays.items()}
+            if partial is not None:
+                partial.put(pieces[i], done[i])
+
+    rest = [i for i in range(len(replicas)) if i not in done]
+    groups = [rest] if device == "cuda" and rest else [[i] for i in rest]
+    jobs = jobs or available_cores()
+    if device == "cuda" or jobs <= 1:
+        with threads(torch.get_num_threads() if device == "cuda" else 1):
+            for group in groups:
+                keep(group, train_group([replicas[i] for i in group]))
+    else:
+        _train_in_processes(train_group, [(group, [replicas[i] for i in group]) for group in groups], jobs, keep)
+    return [done[i] for i in range(len(replicas))]
+
+
+def _train_in_processes(train_group: Callable, groups: list, jobs: int, keep: Callable) -> None:
+    futures = {_pool(jobs).submit(train_group, members): indices for indices, members in groups}
+    try:
+        for future in as_completed(futures):
+            keep(futures[future], future.result())
+    except BaseException:
+        _pool(jobs).shutdown(wait=False, cancel_futures=True)
+        raise
+
+
+@functools.cache
+def _pool(jobs: int) -> ProcessPoolExecutor:
+    """Worker processes that live as long as this one, for starting one takes seconds."""
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(jobs, context, _start_worker, (context.RLock(), context.Value("i", 0)))
+
+
+_position = 0  # line of this process' progress bar
+
+
+def _start_worker(lock: Any, counter: Any) -> None:
+    global _position
+    torch.set_num_threads(1)
+    tqdm.set_lock(lock)
+    with counter.get_lock():
+        _position = counter.value
+        counter.value += 1
+
+
+def available_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    """Run with this many torch threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def grid(axes: Mapping[str, Sequence[Any]], runs: Sequence[Arrays]) -> Arrays:
+    """Arrays of runs listed in row-major order of `axes`, joined: name -> (*len(axis) for each axis, …)."""
+    shape = tuple(len(values) for values in axes.values())
+    return {name: np.stack([run[name] for run in runs]).reshape(*shape, *runs[0][name].shape) for name in runs[0]}
