@@ -4,7 +4,9 @@ import contextlib
 import dataclasses
 import io
 import re
+import shutil
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,10 +56,10 @@ class Common:
             return self.device
         return "cuda" if torch.cuda.is_available() else "cpu"
 
-    def hyperparameters(self) -> dict[str, Any]:
-        """Every field that shapes the numbers: all but the common ones."""
-        common = {field.name for field in dataclasses.fields(Common)}
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in common}
+    def hyperparameters(self, *without: str) -> dict[str, Any]:
+        """Every field that shapes the numbers: all but the common ones and those named."""
+        left_out = {field.name for field in dataclasses.fields(Common)}.union(without)
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in left_out}
 
 
 def check(config: Any, *, positive: Sequence[str] = (), choices: Mapping[str, Sequence[str]] | None = None) -> None:
@@ -99,6 +101,56 @@ def parse(kind: type[T], quick: Mapping[str, Any], argv: Sequence[str] | None = 
         words = [re.sub(r"[^\x20-\x7e]|-{3,}", "", line).strip() for line in message.getvalue().splitlines()]
         reason = [line for line in words if line][1:2] or ["the command line cannot be read"]
         raise ConfigError(f"{reason[0].removeprefix('Error parsing Config: ')} (--help lists the options)") from stop
+
+
+def prepare(config: Any) -> None:
+    """Find out, before any work, whether every data set can be had and results can be written."""
+    results.check_writable(config.results)
+    for dataset in config.datasets:
+        data.load(dataset, config.data, config.resolved_device)
+
+
+@dataclass(frozen=True)
+class Output:
+    """One result file to be made: its name, and the settings that its path is named after."""
+
+    name: str
+    settings: dict[str, Any]
+
+
+def produce(
+    config: Common,
+    experiment: str,
+    images: data.Images,
+    axes: Mapping[str, tuple[str, ...]],
+    outputs: Sequence[Output],
+    compute: Callable[[Sequence[Output], results.Partial], Sequence[results.Arrays]],
+) -> None:
+    """Compute the outputs that are not yet there, together, and save each; a run that was cut off resumes.
+
+    Args:
+        config: where to write, and whether to overwrite.
+        experiment: names the folder of the results.
+        images: the data they are made from.
+        axes: array name -> names of its axes.
+        outputs: the files of one run.
+        compute: from the outputs that are missing to their arrays.
+    """
+    paths = {o.name: results.path_for(config.results, config.scale, experiment, o.name, o.settings) for o in outputs}
+    missing = [o for o in outputs if config.overwrite or not results.is_there(paths[o.name], images)]
+    if not missing:
+        return
+    folder = results.partial_folder(paths[missing[0].name])
+    start = time.perf_counter()
+    runs = compute(missing, results.Partial(folder, config.overwrite))
+    seconds = (time.perf_counter() - start) / len(missing)
+    for output, arrays in zip(missing, runs, strict=True):
+        meta = results.make_meta(
+            experiment, output.name, output.settings, axes, images, config.resolved_device, seconds
+        )
+        results.save(paths[output.name], results.Result(arrays, meta))
+        print(f"saved {paths[output.name]} ({seconds:.0f} s)", flush=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def run(main: Callable[[], None]) -> None:

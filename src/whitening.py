@@ -5,8 +5,6 @@ projects by the published approximation.
 """
 
 import functools
-import shutil
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,7 +15,6 @@ from torch import Tensor, nn
 
 import cli
 import data
-import results
 import training
 from core.gram import GramWhitening
 from results import Arrays, Partial
@@ -134,36 +131,29 @@ def run(build: Build, config: Any, dataset: str, method: str, partial: Partial |
 
 def execute(build: Build, config: Any, experiment: str) -> None:
     """Train what is not yet there and save one result for each data set, method and rate."""
-    results.check_writable(config.results)
-    for dataset in config.datasets:
-        data.load(dataset, config.data, config.resolved_device)  # every data set, before any work
+    cli.prepare(config)
+    fixed = config.hyperparameters("datasets", "methods", "learning_rates", "newton_schulz_rates")
+    by_rate = [name for name, axes in AXES.items() if "learning_rate" in axes]
     for dataset in config.datasets:
         images = data.load(dataset, config.data, config.resolved_device)
         for method in config.methods:
             rates = config.newton_schulz_rates if method == "newton_schulz" else config.learning_rates
+            outputs = [
+                cli.Output(
+                    f"{images.name}-{method}-lr{rate:g}",
+                    {"dataset": images.name, "method": method, "learning_rate": rate, **fixed},
+                )
+                for rate in rates
+            ]
+
+            def compute(
+                missing: Sequence[cli.Output], partial: Partial, dataset: str = dataset, method: str = method
+            ) -> list[Arrays]:
+                rates = tuple(output.settings["learning_rate"] for output in missing)
+                arrays = run(build, replace(config, learning_rates=rates), dataset, method, partial)
+                slices = [{name: arrays[name][i : i + 1] for name in by_rate} for i in range(len(rates))]
+                return [arrays | part for part in slices]
+
             # a GPU takes all rates as one batch; a CPU goes rate by rate and saves as it goes
-            for together in [rates] if config.resolved_device == "cuda" else [(rate,) for rate in rates]:
-                _execute_rates(build, replace(config, learning_rates=together), experiment, images, dataset, method)
-
-
-def _execute_rates(build: Build, config: Any, experiment: str, images: data.Images, dataset: str, method: str) -> None:
-    grid_fields = ("datasets", "methods", "learning_rates", "newton_schulz_rates")
-    fixed = {k: v for k, v in config.hyperparameters().items() if k not in grid_fields}
-    name = f"{images.name}-{method}"
-    settings = {
-        r: {"dataset": images.name, "method": method, "learning_rate": r, **fixed} for r in config.learning_rates
-    }
-    paths = {r: results.path_for(config.results, config.scale, experiment, name, s) for r, s in settings.items()}
-    rates = tuple(r for r in config.learning_rates if config.overwrite or not results.is_there(paths[r], images))
-    if not rates:
-        return
-    folder = results.partial_folder(paths[rates[0]])
-    start = time.perf_counter()
-    arrays = run(build, replace(config, learning_rates=rates), dataset, method, Partial(folder, config.overwrite))
-    seconds = (time.perf_counter() - start) / len(rates)
-    for i, rate in enumerate(rates):
-        sliced = {k: v[i : i + 1] if "learning_rate" in AXES[k] else v for k, v in arrays.items()}
-        meta = results.make_meta(experiment, name, settings[rate], AXES, images, config.resolved_device, seconds)
-        results.save(paths[rate], results.Result(sliced, meta))
-        print(f"saved {paths[rate]} ({seconds:.0f} s)")
-    shutil.rmtree(folder, ignore_errors=True)
+            for together in [outputs] if config.resolved_device == "cuda" else [[output] for output in outputs]:
+                cli.produce(config, experiment, images, AXES, together, compute)
