@@ -62,17 +62,24 @@ class Common:
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in left_out}
 
 
-def check(config: Any, *, positive: Sequence[str] = (), choices: Mapping[str, Sequence[str]] | None = None) -> None:
+def check(
+    config: Any,
+    *,
+    positive: Sequence[str] = (),
+    choices: Mapping[str, Sequence[str]] | None = None,
+    empty: Sequence[str] = (),
+) -> None:
     """Raise ConfigError where a field that must be positive is not, or a tuple is empty or repeats itself.
 
     Args:
         config: a configuration.
         positive: names of number or number-tuple fields whose values must be above zero.
         choices: name of a tuple field -> values it may hold.
+        empty: names of tuple fields that may be empty.
     """
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if isinstance(value, tuple) and (not value or len(set(value)) < len(value)):
+        if isinstance(value, tuple) and (len(set(value)) < len(value) or (not value and field.name not in empty)):
             raise ConfigError(f"{field.name} must name one or more different values, not {value}")
     for name in positive:
         value = getattr(config, name)

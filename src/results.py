@@ -12,7 +12,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -133,13 +133,19 @@ def load(path: Path) -> Result:
     return Result(arrays, meta)
 
 
-def find(root: Path, scale: str, experiment: str, **wanted: Any) -> Iterator[Result]:
-    """The results of an experiment whose configuration has the wanted values, those of the newest file last."""
-    folder = root / scale / experiment
-    for path in sorted(folder.glob("*.npz"), key=lambda p: p.name):
+def find(root: Path, scale: str, experiment: str, like: Mapping[str, Any], **wanted: Any) -> list[Result]:
+    """The results of an experiment whose configuration has the wanted values, sorted by name.
+
+    Of several that share a name, the one whose configuration differs least from `like`.
+    """
+    best: dict[str, tuple[int, Result]] = {}
+    for path in sorted((root / scale / experiment).glob("*.npz")):
         result = load(path)
         if all(result.config.get(key) == plain(value) for key, value in wanted.items()):
-            yield result
+            unlike = sum(result.config.get(key, value) != value for key, value in plain(like).items())
+            if result.meta["name"] not in best or unlike < best[result.meta["name"]][0]:
+                best[result.meta["name"]] = unlike, result
+    return [result for _, (_, result) in sorted(best.items())]
 
 
 def is_there(path: Path, data: Any) -> bool:

@@ -4,10 +4,12 @@ Seeds mean something: initial weights, batch order and measurement draw from gen
 measuring never changes training, and replica r of a batch is trained as it would be alone.
 """
 
+import ctypes
 import functools
 import itertools
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -187,6 +189,7 @@ def train_all(
     rest = [i for i in range(len(replicas)) if i not in done]
     groups = [rest] if device == "cuda" and rest else [[i] for i in rest]
     jobs = jobs or available_cores()
+    keep_freed_memory()
     if device == "cuda" or jobs <= 1:
         with threads(torch.get_num_threads() if device == "cuda" else 1):
             for group in groups:
@@ -219,10 +222,28 @@ _position = 0  # line of this process' progress bar
 def _start_worker(lock: Any, counter: Any) -> None:
     global _position
     torch.set_num_threads(1)
+    keep_freed_memory()
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()  # never outlive it
     tqdm.set_lock(lock)
     with counter.get_lock():
         _position = counter.value
         counter.value += 1
+
+
+@functools.cache
+def keep_freed_memory() -> None:
+    """Keep freed blocks in the process (glibc only; elsewhere nothing happens).
+
+    glibc hands blocks of megabytes back to the system when they are freed, and each step would fault its
+    gradients and activations in again.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    for option in (-3, -1):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+        mallopt(option, 1 << 30)
 
 
 def available_cores() -> int:

@@ -65,7 +65,7 @@ class Config(cli.Common):
             data.check_name(name)
 
 
-QUICK: dict[str, Any] = {"datasets": ("digits",), "learning_rate": 0.02, "epochs": 40, "width": 64}
+QUICK: dict[str, Any] = {"datasets": ("digits",), "learning_rate": 0.1, "epochs": 40, "width": 64}
 
 _BY_EPOCH, _BY_LAYER = ("seed", "epoch"), ("seed", "epoch", "layer")
 PER_LAYER = ("tl", "rank", "chance", "surrogate", "response_norm")  # of hidden layer n: its output, the next weight

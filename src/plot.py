@@ -1,0 +1,158 @@
+"""The figures' shared style and helpers: notebooks read results and call these."""
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from results import Result, plain
+
+METHODS = {  # method -> (name in legends, colour)
+    "plain": ("plain", "0.35"),
+    "exact": ("Gram-whitened, exact", "C0"),
+    "newton_schulz": ("Gram-whitened, as published", "C3"),
+}
+STYLE = {
+    "figure.dpi": 110,
+    "savefig.dpi": 150,
+    "figure.constrained_layout.use": True,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "font.size": 9,
+    "axes.titlesize": 10,
+}
+
+
+def use_style() -> None:
+    plt.rcParams.update(STYLE)
+
+
+def band(ax: Axes, x: np.ndarray, values: np.ndarray, label: str, color: Any, log: bool = False) -> None:
+    """Mean over seeds with ± 2 standard deviations shaded, of the logarithms if `log`; values (seed, x)."""
+    values = np.log10(values) if log else values
+    mean, spread = values.mean(0), 2 * values.std(0, ddof=1) if len(values) > 1 else 0
+    curves = [10.0**curve if log else curve for curve in (mean, mean - spread, mean + spread)]
+    ax.plot(x, curves[0], label=label, color=color)
+    ax.fill_between(x, *curves[1:], color=color, alpha=0.2, linewidth=0)
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+
+
+def layer_colors(layers: int) -> np.ndarray:
+    """Dark to light from the first layer to the last."""
+    return plt.get_cmap("viridis")(np.linspace(0, 0.85, layers))
+
+
+def grid(
+    rows: int, columns: int, width: float = 3.3, height: float = 2.6, **keywords: Any
+) -> tuple[Figure, np.ndarray]:
+    """Figure and (rows, columns) axes."""
+    return plt.subplots(rows, columns, figsize=(width * columns, height * rows), squeeze=False, **keywords)
+
+
+def differences(result: Result, preset: Any, ignore: Sequence[str] = ()) -> str:
+    """Settings in which a result differs from a configuration, as "epochs 5 (paper 20)"; empty if in none."""
+    expected = plain(preset.hyperparameters())
+    unlike = [k for k in result.config if k in expected and k not in ignore and result.config[k] != expected[k]]
+    return ", ".join(f"{k} {result.config[k]} (paper {expected[k]})" for k in unlike)
+
+
+def stand_in(label: str) -> str:
+    """The data set of the paper that a result's data stand for: cifar10 for cifar10_jpeg."""
+    return label.removesuffix("_jpeg")
+
+
+def missing_note(shown: Sequence[str], wanted: Sequence[str], command: str) -> str:
+    """What the figure lacks of the paper's data sets, and the command that adds it."""
+    absent = [name for name in wanted if name not in {stand_in(label) for label in shown}]
+    note = f"Not run here: {', '.join(absent)}. To add: {command} --datasets {' '.join(absent)}" if absent else ""
+    if any(label.endswith("_jpeg") for label in shown):
+        note += "\ncifar10_jpeg: every CIFAR-10 image, decoded from a JPEG copy; its pixels differ slightly."
+    return note.strip()
+
+
+def finish(figure: Figure, path: Path, note: str = "") -> None:
+    """Write the note below the figure and save it as PATH.png and PATH.pdf."""
+    if note:
+        characters = int(20 * figure.get_figwidth())
+        lines = [textwrap.fill(line, characters) for line in note.splitlines()]
+        figure.supxlabel("\n".join(lines), fontsize=7, color="0.3", ha="left", x=0.01)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for suffix in (".png", ".pdf"):
+        # fixed metadata: the same results give the same files
+        figure.savefig(path.with_suffix(suffix), metadata={"CreationDate": None} if suffix == ".pdf" else None)
+
+
+def accuracy(ax: Axes, runs: Sequence[Result]) -> None:
+    """Test accuracy by epoch of each method on one data set (Figures 2 and 6)."""
+    for run in sorted(runs, key=lambda r: list(METHODS).index(r.config["method"])):
+        label, color = METHODS[run.config["method"]]
+        band(ax, run["epoch"], 100 * run["test_accuracy"][0], label, color)
+    ax.set(title=runs[0].label, xlabel="epoch", ylabel="test accuracy (%)")
+
+
+def accuracy_by_rate(ax: Axes, runs: Sequence[Result]) -> None:
+    """Final test accuracy of each method at each learning rate on one data set; bars are ± 2 std."""
+    for method, (label, color) in METHODS.items():
+        of_method = [r for r in runs if r.config["method"] == method]
+        points = sorted((r["learning_rate"][0], 100 * r["test_accuracy"][0, :, -1]) for r in of_method)
+        if points:
+            rates, finals = zip(*points, strict=True)
+            spread = [2 * f.std(ddof=1) if len(f) > 1 else 0 for f in finals]
+            ax.errorbar(rates, [f.mean() for f in finals], spread, label=label, color=color, marker="o", capsize=3)
+    ax.set(title=runs[0].label, xlabel="learning rate", ylabel="final test accuracy (%)", xscale="log")
+
+
+def whitening_methods(axes: Sequence[Axes], runs: Sequence[Result]) -> None:
+    """Spectrum of the second layer, Gram error of the projection, and test accuracy under each method."""
+    spectrum, error, last = axes
+    name, start = runs[0].label, runs[0]["singular_values"][0, :, 0].mean(0)
+    spectrum.plot(np.arange(1, len(start) + 1), start, color="0.7", linestyle="--", label="before training")
+    for run in sorted(runs, key=lambda r: list(METHODS).index(r.config["method"])):
+        label, color = METHODS[run.config["method"]]
+        values = run["singular_values"][0, :, -1].mean(0)
+        spectrum.plot(np.arange(1, len(values) + 1), values, color=color, label=label)
+        of_step = {"label": "the optimizer's own step"} if run is runs[-1] else {}
+        error.plot(run["epoch"][1:], run["gram_change"][0].mean(0)[1:], color="0.5", linestyle=":", **of_step)
+        if run.config["method"] != "plain":
+            error.plot(run["epoch"][1:], run["gram_error"][0].mean(0)[1:], color=color, label=f"projection, {label}")
+    spectrum.set(title=f"{name}: layer 2 after training", xlabel="index, largest first", ylabel="singular value")
+    error.set(title=f"{name}: change of layer 2's Gram", xlabel="epoch (its last step)", ylabel="relative change")
+    accuracy(last, runs)
+    for ax in axes[:2]:
+        ax.set_yscale("log")
+    for ax in axes:
+        ax.legend(fontsize=7)
+
+
+def layer_curves(ax: Axes, run: Result, name: str, ylabel: str, log: bool = False) -> None:
+    """One curve a hidden layer of a (seed, epoch, layer) array, against the epoch."""
+    layers = run["layer"]
+    for i, (layer, color) in enumerate(zip(layers, layer_colors(len(layers)), strict=True)):
+        band(ax, run["epoch"], run[name][..., i], f"layer {layer}", color, log)
+    ax.set(xlabel="epoch", ylabel=ylabel, yscale="log" if log else "linear")
+
+
+def linearity(axes: np.ndarray, run: Result) -> None:
+    """Rows train and test; columns TL, surrogate, ‖Z‖², accuracy, loss (Figures 4 and 9). axes (2, 5)."""
+    for row, split in zip(axes, ("train", "test"), strict=True):
+        layer_curves(row[0], run, f"{split}_tl", "Target Linearity")
+        chance = run[f"{split}_chance"].mean()
+        row[0].axhline(chance, color="0.5", linestyle=":", label=f"chance {chance:.3f}")
+        layer_curves(row[1], run, f"{split}_surrogate", "surrogate", log=True)
+        layer_curves(row[2], run, f"{split}_response_norm", "$\\|Z\\|_F^2$", log=True)
+        band(row[3], run["epoch"], 100 * run[f"{split}_accuracy"], split, "0.2")
+        band(row[4], run["epoch"], run[f"{split}_loss"], split, "0.2")
+        row[3].set(xlabel="epoch", ylabel="accuracy (%)")
+        row[4].set(xlabel="epoch", ylabel="cross-entropy (nats)")
+        for ax in row:
+            ax.set_title(f"{run.label}, {split}")
+        row[0].legend(fontsize=7)
