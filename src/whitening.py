@@ -105,7 +105,7 @@ def train_group(build: Build, config: Any, dataset: str, method: str, replicas: 
         model,
         images,
         replicas,
-        functools.partial(torch.optim.SGD, momentum=config.momentum),
+        functools.partial(torch.optim.SGD, momentum=config.momentum, fused=True),
         measure,
         epochs=config.epochs,
         batch_size=config.batch_size,

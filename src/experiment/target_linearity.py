@@ -107,12 +107,13 @@ def train_group(config: Config, dataset: str, replicas: Sequence[Replica]) -> Ar
     images = data.load(dataset, config.data, config.resolved_device)
     widths = (images.x_train[0].numel(), *[config.width] * config.depth, images.classes)
     model = MLP(widths, [training.generator(r.seed, "weights") for r in replicas]).to(config.resolved_device)
-    sgd = functools.partial(torch.optim.SGD, momentum=config.momentum)
+    sgd = functools.partial(torch.optim.SGD, momentum=config.momentum, fused=True)
+    adam = functools.partial(torch.optim.Adam, fused=True)
     return training.train(
         model,
         images,
         replicas,
-        sgd if config.optimizer == "sgd" else torch.optim.Adam,
+        {"sgd": sgd, "adam": adam}[config.optimizer],
         lambda model: measure(model, images, "train") | measure(model, images, "test"),
         epochs=config.epochs,
         batch_size=config.batch_size,

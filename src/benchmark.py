@@ -1,0 +1,195 @@
+"""Speed, as ratios measured in one run: medians of several repeats, printed as a table.
+
+    python src/benchmark.py
+
+On a machine that does nothing else. Rows: exact Gram whitening against ten Newton–Schulz steps; all measures of
+four hidden layers against the forward pass that makes the features; training against the machine's
+matrix-product rate.
+"""
+
+import functools
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+
+import training
+from core.gram import gram_preserving_update, newton_schulz, polar_factor
+from core.linearity import moments_surrogate, report, response_norm
+from core.moments import FeatureMoments
+from data import Images
+from models import MLP
+from results import Arrays
+from training import Replica
+
+WIDTHS = (3072, 256, 256, 10)
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Config:
+    """How long to measure."""
+
+    repeats: int = 7
+    """medians are over this many"""
+    train_samples: int = 16_000
+    """samples of the epoch that is timed"""
+    measure_samples: int = 50_000
+    """samples whose features are measured"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: what was compared, both figures, their ratio and the ratio aimed at."""
+
+    what: str
+    ours: str
+    against: str
+    ratio: float
+    aim: str
+
+
+def in_turn(repeats: int, *computations: Callable[[], object]) -> list[float]:
+    """Median seconds of computations run in turn, so that a slow moment of the machine hits all of them."""
+    rounds = []
+    for _ in range(repeats + 1):
+        seconds = []
+        for compute in computations:
+            start = time.perf_counter()
+            compute()
+            seconds.append(time.perf_counter() - start)
+        rounds.append(seconds)
+    return np.median(rounds[1:], axis=0).tolist()  # the first round warms up
+
+
+def synthetic(samples: int) -> Images:
+    """Random images of CIFAR-10's size."""
+    g = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 256, (samples, 3, 32, 32), dtype=torch.uint8, generator=g)
+    y = torch.randint(0, 10, (samples,), generator=g)
+    return Images("synthetic", x, y, x[:64], y[:64])
+
+
+def train_mlp(images: Images, replicas: Sequence[Replica]) -> Arrays:
+    """One epoch of the network of Figure 2; the seconds that it took, (R, 2)."""
+    model = MLP(WIDTHS, [training.generator(r.seed, "weights") for r in replicas])
+    sgd = functools.partial(torch.optim.SGD, momentum=0.85, fused=True)
+    return training.train(model, images, replicas, sgd, _clock, epochs=1, batch_size=BATCH)
+
+
+def _clock(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {"seconds": torch.full((next(model.parameters()).shape[0],), time.perf_counter(), dtype=torch.float64)}
+
+
+def training_row(config: Config) -> Row:
+    """Five replicas, dealt to processes as the experiments deal them."""
+    images = synthetic(config.train_samples)
+    cores = training.available_cores()
+    group = functools.partial(train_mlp, images)
+    replicas = [Replica(seed, {"lr": 0.01}) for seed in range(5)]
+    # forward, backward to the weights, and backward to the inputs of all layers but the first
+    sizes = [d * m for d, m in pairwise(WIDTHS)]
+    operations = 2 * len(images.x_train) * (3 * sum(sizes) - sizes[0]) * len(replicas)
+    a = torch.randn(2048, 2048)
+    in_processes = []
+
+    def train() -> None:
+        runs = training.train_all(group, replicas, device="cpu")
+        in_processes.append(sum(float(run["seconds"][1] - run["seconds"][0]) for run in runs) / cores)
+
+    wall, product = in_turn(config.repeats, train, lambda: a @ a)
+    rate, peak = operations / np.median(in_processes[1:]) / 1e9, 2 * 2048**3 / product / 1e9
+    return Row(
+        f"training 5 replicas of the MLP {'–'.join(map(str, WIDTHS))}, batch {BATCH}",
+        f"{rate:.0f} GFLOP/s while all {cores} cores train ({operations / wall / 1e9:.0f} start to end)",
+        f"matrix product {peak:.0f} GFLOP/s",
+        rate / peak,
+        "≥ 0.6",
+    )
+
+
+def whitening_row(config: Config) -> Row:
+    """Exact whitening of a 256 × 256 layer against ten Newton–Schulz steps on the same matrix."""
+    g = torch.Generator().manual_seed(0)
+    before = (torch.rand(256, 256, generator=g) * 2 - 1) / 16
+    after = before + 1e-3 * torch.randn(256, 256, generator=g) / 16
+    with training.threads(1):  # as in training
+        exact, published = in_turn(
+            3 * config.repeats,
+            lambda: gram_preserving_update(before, after, polar_factor),
+            lambda: gram_preserving_update(before, after, newton_schulz),
+        )
+    return Row(
+        "exact whitening of a 256 × 256 layer, one core",
+        f"{exact * 1e3:.1f} ms",
+        f"ten Newton–Schulz steps {published * 1e3:.1f} ms",
+        exact / published,
+        "≤ 1",
+    )
+
+
+def measuring(samples: int, repeats: int) -> tuple[float, float, float]:
+    """Seconds of the forward pass of all samples and of all measures of its features, and MB beyond the data."""
+    images = synthetic(samples)
+    model = MLP((3072, 256, 256, 256, 256, 10), [training.generator(0, "weights")])
+
+    def forward() -> list[torch.Tensor]:
+        with torch.no_grad():
+            chunks = [model.hidden(x) for x, _ in training.batches(images, "train", 1, torch.float32)]
+            return [torch.cat([chunk[layer][0] for chunk in chunks]) for layer in range(4)]
+
+    hidden = forward()
+
+    def measure() -> None:
+        for h, layer in zip(hidden, model.layers[1:], strict=True):
+            moments = FeatureMoments().update(h, images.y_train)
+            report(moments)
+            moments_surrogate(moments, layer.weight[0])
+            response_norm(moments, layer.weight[0])
+
+    Path("/proc/self/clear_refs").write_text("5")  # the largest memory counts from here
+    before = _largest_memory()
+    measure()
+    extra = _largest_memory() - before
+    forward_seconds, measure_seconds = in_turn(repeats, forward, measure)
+    return forward_seconds, measure_seconds, extra
+
+
+def _largest_memory() -> float:
+    """MB that this process has held at most (Linux)."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
+def measuring_rows(config: Config) -> list[Row]:
+    """In a process of its own, whose largest memory is then that of measuring."""
+    call = f"import benchmark; print(*benchmark.measuring({config.measure_samples}, {config.repeats}))"
+    command = [sys.executable, "-c", call]
+    output = subprocess.run(command, cwd=sys.path[0], stdout=subprocess.PIPE, text=True, check=True).stdout
+    forward, measure, extra = map(float, output.split())
+    what = f"all measures of 4 hidden layers of width 256, {config.measure_samples} samples"
+    return [
+        Row(what, f"{measure:.2f} s", f"the forward pass {forward:.2f} s", measure / forward, "≤ 1"),
+        Row("memory of the same", f"{extra:.0f} MB", "200 MB beyond the data", extra / 200, "≤ 1"),
+    ]
+
+
+def main() -> None:
+    config = tyro.cli(Config, description=__doc__)
+    rows = [whitening_row(config), *measuring_rows(config), training_row(config)]
+    table = [("what", "ours", "against", "ratio", "aim")]
+    table += [(row.what, row.ours, row.against, f"{row.ratio:.2f}", row.aim) for row in rows]
+    widths = [max(len(line[i]) for line in table) for i in range(5)]
+    for line in table:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+if __name__ == "__main__":
+    main()
