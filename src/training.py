@@ -62,7 +62,7 @@ def parameter_groups(model: nn.Module, replicas: Sequence[Replica]) -> tuple[lis
 
     def share() -> None:
         for view, parameter, part in links:
-            view.grad = parameter.grad[part]
+            view.grad = None if parameter.grad is None else parameter.grad[part]
 
     return groups, share
 
@@ -125,7 +125,7 @@ def train(
 
 @torch.no_grad()
 def _measured(measure: Callable[[nn.Module], dict[str, Tensor]], model: nn.Module) -> Arrays:
-    return {name: value.detach().cpu().numpy() for name, value in measure(model).items()}
+    return {name: value.detach().cpu().numpy().copy() for name, value in measure(model).items()}
 
 
 def batches(data: Images, split: str, replicas: int, dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor]]:
@@ -208,6 +208,7 @@ def _train_in_processes(train_group: Callable, groups: list, jobs: int, keep: Ca
             keep(futures[future], future.result())
     except BaseException:
         _pool(jobs).shutdown(wait=False, cancel_futures=True)
+        _pool.cache_clear()
         raise
 
 

@@ -94,11 +94,14 @@ def gram_preserving_update(before: Tensor, after: Tensor, polar: Callable[[Tenso
         raise ValueError(
             f"before and after must be matrices of one shape, not {tuple(before.shape)} and {tuple(after.shape)}"
         )
+    dtype = after.dtype
+    working = torch.promote_types(dtype, torch.float32)
+    before, after = before.to(working), after.to(working)
     m, d = after.shape[-2:]
     if m <= d:
-        return polar(before @ after.mT) @ after  # (…, m, m) @ (…, m, d)
+        return (polar(before @ after.mT) @ after).to(dtype)  # (…, m, m) @ (…, m, d)
     triangle = torch.linalg.qr(after, mode="r").R  # (…, d, d)
-    return polar(before @ triangle.mT) @ triangle  # (…, m, d) @ (…, d, d)
+    return (polar(before @ triangle.mT) @ triangle).to(dtype)  # (…, m, d) @ (…, d, d)
 
 
 class GramWhitening:

@@ -49,9 +49,9 @@ def report(moments: FeatureMoments) -> LinearityReport:
     """Target Linearity of accumulated moments, with rank, condition and chance level.
 
     The columns are scaled to unit length, so their units do not decide the rank. A column that is constant
-    to rounding is dropped. Eigenvalues of the correlation matrix below max(n, d)·2⁻⁵² of the largest are cut,
-    in singular values about 3·10⁻⁶ for 50,000 samples: rounding in float32 or better of features of lower rank is cut,
-    rounding in bfloat16 or float16 is not and counts as features.
+    to rounding is dropped. Eigenvalues of the correlation matrix below max(n, d)·2⁻⁵² of the largest are cut, in
+    singular values about 3·10⁻⁶ for 50,000 samples. So, in features of lower rank whose means are of the order of
+    their spread, rounding in float32 is cut; rounding in bfloat16 or float16 is not and counts as features.
 
     Raises:
         ValueError: no samples, values that are not finite, or targets that are constant, for which TL has no
@@ -83,9 +83,14 @@ def report(moments: FeatureMoments) -> LinearityReport:
     scaled_mean = scale * moments.feature_mean  # (d,)
     mean = basis.mT @ scaled_mean  # (rank,)
 
-    outside = scaled_mean - vectors[:, kept] @ (vectors[:, kept].mT @ scaled_mean)
+    # in columns of unit length about zero, so that one far column does not hide the means of the others
+    length = (norms**2 + n * moments.feature_mean**2).sqrt()
+    share = torch.where(varies, 1 / length, 0.0)
+    span = torch.linalg.qr((norms * share)[:, None] * vectors[:, kept]).Q  # range of S
+    centre = math.sqrt(n) * moments.feature_mean * share
+    outside = centre - span @ (span.mT @ centre)
     constant = bool((moments.feature_mean[~varies] != 0).any())  # a dropped column that is not zero
-    constant |= bool(outside.norm() > math.sqrt(cutoff) * scaled_mean.norm())
+    constant |= bool(outside.norm() > math.sqrt(cutoff) * centre.norm())
     rank = int(kept.sum())
     explained = (cross**2).sum()
     share_of_constant = 1.0  # how much of the constant function is linear in the features

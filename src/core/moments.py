@@ -39,6 +39,7 @@ class FeatureMoments:
     def c(self) -> int:
         return self.target_scatter.shape[0]
 
+    @torch.inference_mode(False)
     def update(self, features: Tensor, targets: Tensor) -> "FeatureMoments":
         """Add a batch.
 
@@ -51,10 +52,12 @@ class FeatureMoments:
             self.
         """
         _check(features, targets)
+        features, targets = features.detach(), targets.detach()
+        classes = targets.ndim == 1
         if len(features) and not self.n:
-            self._allocate(features.shape[1], targets.shape[1] if targets.ndim == 2 else 0, features.device)
-        elif len(features) and features.shape[1] != self.d:
-            raise ValueError(f"features have {features.shape[1]} columns, those before had {self.d}")
+            self._allocate(features.shape[1], 0 if classes else targets.shape[1], features.device, classes)
+        elif len(features):
+            self._check_like(features.shape[1], None if classes else targets.shape[1])
         rows = max(1, BLOCK // max(1, features.shape[1]))
         for h, y in zip(features.split(rows), targets.split(rows), strict=True):
             if len(h):
@@ -64,10 +67,9 @@ class FeatureMoments:
     def merge(self, other: "FeatureMoments") -> "FeatureMoments":
         """Add the samples of `other`, which is left as it was; returns self."""
         if other.n and not self.n:
-            self._allocate(other.d, other.c, other.scatter.device)
+            self._allocate(other.d, other.c, other.scatter.device, other.classes)
         if other.n:
-            if other.d != self.d:
-                raise ValueError(f"features have {other.d} columns, those before had {self.d}")
+            self._check_like(other.d, None if other.classes else other.c)
             self._grow(other.c)
             fill = (0, self.c - other.c)  # classes that `other` has not seen
             self.scatter += other.scatter
@@ -81,21 +83,31 @@ class FeatureMoments:
         if not self.n:
             return {}
         names = ("feature_mean", "target_mean", "scatter", "cross", "target_scatter")
-        return {"n": torch.tensor(self.n), **{name: getattr(self, name).clone() for name in names}}
+        sums = {name: getattr(self, name).clone() for name in names}
+        return {"n": torch.tensor(self.n), "classes": torch.tensor(self.classes), **sums}
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Tensor]) -> "FeatureMoments":
         """The moments that `state_dict` was taken of."""
         moments = cls()
         for name, value in state.items():
-            setattr(moments, name, int(value) if name == "n" else value.clone())
+            setattr(moments, name, value.item() if name in ("n", "classes") else value.clone())
         return moments
 
-    def _allocate(self, d: int, c: int, device: torch.device) -> None:
+    def _allocate(self, d: int, c: int, device: torch.device, classes: bool) -> None:
+        self.classes = classes  # targets are class indices
         zeros = {"dtype": torch.float64, "device": device}
         self.feature_mean, self.target_mean = torch.zeros(d, **zeros), torch.zeros(c, **zeros)
         self.scatter, self.cross = torch.zeros(d, d, **zeros), torch.zeros(d, c, **zeros)
         self.target_scatter = torch.zeros(c, c, **zeros)
+
+    def _check_like(self, d: int, c: int | None) -> None:
+        """Raise ValueError unless features have d columns, and targets c (None: are class indices), as before."""
+        if d != self.d:
+            raise ValueError(f"features have {d} columns, those before had {self.d}")
+        kinds = ["class indices" if n is None else f"{n} columns" for n in (c, None if self.classes else self.c)]
+        if kinds[0] != kinds[1]:
+            raise ValueError(f"targets are {kinds[0]}, those before were {kinds[1]}")
 
     def _grow(self, c: int) -> None:
         """Columns of zeros for classes first seen now: exact, since they have been zero so far."""
@@ -106,8 +118,6 @@ class FeatureMoments:
 
     def _target_rows(self, targets: Tensor) -> Tensor:
         if targets.ndim == 2:
-            if targets.shape[1] != self.c:
-                raise ValueError(f"targets have {targets.shape[1]} columns, those before had {self.c}")
             return targets.to(torch.float64)
         self._grow(int(targets.max()) + 1)
         return functional.one_hot(targets.long(), self.c).to(torch.float64)
@@ -136,6 +146,8 @@ class FeatureMoments:
 def _check(features: Tensor, targets: Tensor) -> None:
     if features.ndim != 2 or not features.is_floating_point():
         raise ValueError(f"features must be a floating-point (N, d), not {features.dtype} {tuple(features.shape)}")
+    if targets.ndim not in (1, 2):
+        raise ValueError(f"targets must be class indices (N,) or a matrix (N, c), not {tuple(targets.shape)}")
     if len(targets) != len(features):
         raise ValueError(f"{len(features)} samples of features but {len(targets)} of targets")
     if targets.ndim == 1:

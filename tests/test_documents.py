@@ -1,0 +1,100 @@
+"""What the README says is true: its commands run, its code runs, its numbers are those of the results."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import claims
+import reproduce
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
+COMMANDS = sorted(
+    {part.strip() for kind, block in BLOCKS if kind == "sh" for line in block.splitlines() for part in line.split("&&")}
+    | set(re.findall(r"`(python src/[^`]*)`", README))
+)
+TINY = {  # what makes a command of the README small; flags given later win
+    "whiten.py": "--scale quick --epochs 1 --seeds 0",
+    "whiten_cnn.py": "--scale quick --epochs 1 --seeds 0",
+    "target_linearity.py": "--scale quick --epochs 1 --seeds 0",
+    "reproduce.py": "--scale quick",
+    "benchmark.py": "--repeats 1 --train-samples 256 --measure-samples 1000",
+    "claims.py": "--check",
+}
+
+
+def run(command: list[str], cwd: Path, **environment: str) -> str:
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env={**os.environ, **environment})
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def reproduced(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Results of the README's first command, and what it printed."""
+    (command,) = [c for c in COMMANDS if c.startswith("python src/reproduce.py --scale quick")]
+    folder = tmp_path_factory.mktemp("reproduced")
+    _, script, *flags = shlex.split(command)
+    return folder, run([sys.executable, str(ROOT / script), *flags, "--results", str(folder)], folder)
+
+
+def test_the_quick_command_makes_every_figure_and_a_verdict_for_each(reproduced: tuple[Path, str]) -> None:
+    folder, printed = reproduced
+    made = {path.name for path in (folder / "quick" / "figures").iterdir()}
+    for figure in reproduce.RECIPES:
+        assert {f"figure{figure}.png", f"figure{figure}.pdf"} <= made
+    judged = re.findall(r"^(\d+) .*(holds in part|holds|does not hold)", printed, re.MULTILINE)
+    assert [figure for figure, _ in judged] == list(reproduce.RECIPES)
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("python ")])
+def test_every_python_command_of_the_readme_runs(command: str, reproduced: tuple[Path, str], tmp_path: Path) -> None:
+    _, script, *flags = shlex.split(command)
+    name = Path(script).name
+    results = [] if name in ("benchmark.py", "claims.py") else ["--results", str(tmp_path)]
+    if name == "reproduce.py":
+        results = ["--results", str(reproduced[0])]
+    run([sys.executable, str(ROOT / script), *flags, *shlex.split(TINY[name]), *results], tmp_path)
+
+
+def test_the_other_commands_of_the_readme_are_the_two_that_run_this() -> None:
+    assert {c for c in COMMANDS if not c.startswith("python ")} == {"pip install -r requirements.txt", "pytest tests"}
+
+
+@pytest.mark.parametrize("notebook", sorted(path.name for path in (ROOT / "notebook").glob("*.ipynb")))
+def test_notebooks_run_on_the_quick_results(notebook: str, reproduced: tuple[Path, str]) -> None:
+    command = [sys.executable, "-m", "pytest", "--nbmake", "-q", "-p", "no:cacheprovider", "-c", os.devnull]
+    run([*command, str(ROOT / "notebook" / notebook)], ROOT, SCALE="quick", RESULTS=str(reproduced[0]))
+
+
+def test_the_code_of_the_readme_runs() -> None:
+    (code,) = [block for kind, block in BLOCKS if kind == "python"]
+    assert len(code.strip().splitlines()) <= 20
+    run([sys.executable, "-W", "error", "-c", code], ROOT)
+
+
+def test_pictures_and_files_that_the_readme_names_exist() -> None:
+    names = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README)
+    names += [f"notebook/{name}" for name in re.findall(r"\b\w+\.ipynb", README)]
+    assert names
+    missing = [name for name in names if not (ROOT / name).exists()]
+    assert not missing
+
+
+def test_tables_of_the_readme_are_those_of_the_results() -> None:
+    stale = [path.name for path, text in claims.documents(ROOT / "results").items() if path.read_text() != text]
+    assert not stale, "run python src/claims.py"
+
+
+@pytest.mark.parametrize("command", [["check"], ["format", "--check"]])
+def test_code_is_clean(command: list[str]) -> None:
+    run(
+        [sys.executable, "-m", "ruff", *command, "--config", ".ci/ruff.toml", "--no-cache", "src", "tests", "notebook"],
+        ROOT,
+    )
