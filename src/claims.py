@@ -72,7 +72,7 @@ def whitening(root: Path, scale: str, figure: str) -> Iterator[Finding]:
                 gain = 100 * (run["test_accuracy"] - plain["test_accuracy"])[0, :, -1]
                 base = mean_spread(100 * plain["test_accuracy"][0, :, -1])
                 number = f"whitened ({name}) − plain {mean_spread(gain)} points of test accuracy (plain {base} %)"
-                yield Finding(label, number, gain.mean() >= -TOLERANCE)
+                yield Finding(label, number, bool(gain.mean() >= -TOLERANCE))
 
 
 def linearity(root: Path, scale: str, figure: str) -> Iterator[Finding]:
