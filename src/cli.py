@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import os
 import re
 import shutil
 import sys
@@ -17,12 +18,13 @@ import tyro
 
 import data
 import results
+import training
 
 ROOT = Path(__file__).resolve().parents[1]
 T = TypeVar("T", bound="Common")
 
 
-class ConfigError(ValueError):
+class ConfigError(Exception):
     """A hyperparameter that cannot be; the message is one line."""
 
 
@@ -66,6 +68,7 @@ def check(
     config: Any,
     *,
     positive: Sequence[str] = (),
+    natural: Sequence[str] = (),
     choices: Mapping[str, Sequence[str]] | None = None,
     empty: Sequence[str] = (),
 ) -> None:
@@ -74,6 +77,7 @@ def check(
     Args:
         config: a configuration.
         positive: names of number or number-tuple fields whose values must be above zero.
+        natural: names of number or number-tuple fields whose values may be zero but not below.
         choices: name of a tuple field -> values it may hold.
         empty: names of tuple fields that may be empty.
     """
@@ -81,11 +85,13 @@ def check(
         value = getattr(config, field.name)
         if isinstance(value, tuple) and (len(set(value)) < len(value) or (not value and field.name not in empty)):
             raise ConfigError(f"{field.name} must name one or more different values, not {value}")
-    for name in positive:
+    for name in (*positive, *natural):
         value = getattr(config, name)
         for number in value if isinstance(value, tuple) else (value,):
-            if not 0 < number < float("inf"):
-                raise ConfigError(f"{name} must be above zero, not {number}")
+            if not 0 <= number < float("inf") or (number == 0 and name in positive):
+                raise ConfigError(
+                    f"{name} must be {'above zero' if name in positive else 'zero or above'}, not {number}"
+                )
     for name, allowed in (choices or {}).items():
         for value in getattr(config, name):
             if value not in allowed:
@@ -96,18 +102,35 @@ def parse(kind: type[T], quick: Mapping[str, Any], argv: Sequence[str] | None = 
     """The configuration that the command line asks for; `quick` replaces defaults under --scale quick."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     presets = {"paper": kind(), "quick": kind(scale="quick", **quick)}
-    scale = re.search(r"(?:^| )--scale[ =](\w+)", " ".join(arguments))
-    default = presets.get(scale[1], presets["paper"]) if scale else presets["paper"]
+    scales = re.findall(r"(?:^| )--scale[ =](\w+)", " ".join(arguments))
+    default = presets.get(scales[-1] if scales else "paper", presets["paper"])
     message = io.StringIO()
+    before = os.environ.get("COLUMNS")
+    if not {"-h", "--help"} & set(arguments):
+        os.environ["COLUMNS"] = "10000"  # tyro draws a box around its message: let no line of it be broken
     try:
         with contextlib.redirect_stderr(message):
             return tyro.cli(kind, default=default, args=arguments, description=description)
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        words = [re.sub(r"[^\x20-\x7e]|-{3,}", "", line).strip() for line in message.getvalue().splitlines()]
-        reason = [line for line in words if line][1:2] or ["the command line cannot be read"]
-        raise ConfigError(f"{reason[0].removeprefix('Error parsing Config: ')} (--help lists the options)") from stop
+        text = re.sub(r"\x1b\[[0-9;]*m|[\u2500-\u257f]|-{3,}", "", message.getvalue())
+        reason = [line.strip() for line in text.splitlines() if line.strip()][1:2]  # below the box's title
+        raise ConfigError(f"{(reason or ['unreadable command line'])[0]} (--help lists the options)") from stop
+    finally:
+        if before is None:
+            os.environ.pop("COLUMNS", None)
+        else:
+            os.environ["COLUMNS"] = before
+
+
+def check_datasets(names: Sequence[str]) -> None:
+    """Raise DataError or ConfigError unless every name is a data set's and no two results would share a name."""
+    for name in names:
+        data.check_name(name)
+    labels = [data.label(name) for name in names]
+    for twice in {name for name in labels if labels.count(name) > 1}:
+        raise ConfigError(f"datasets: two are named {twice}, and so would their results be: rename one file")
 
 
 def prepare(config: Any) -> None:
@@ -143,28 +166,29 @@ def produce(
         outputs: the files of one run.
         compute: from the outputs that are missing to their arrays.
     """
-    paths = {o.name: results.path_for(config.results, config.scale, experiment, o.name, o.settings) for o in outputs}
-    missing = [o for o in outputs if config.overwrite or not results.is_there(paths[o.name], images)]
+    paths = [results.path_for(config.results, config.scale, experiment, o.name, o.settings) for o in outputs]
+    pairs = list(zip(outputs, paths, strict=True))
+    missing = [(o, path) for o, path in pairs if config.overwrite or not results.is_there(path, images)]
     if not missing:
         return
-    folder = results.partial_folder(paths[missing[0].name])
+    folder = results.partial_folder(missing[0][1], images)
     start = time.perf_counter()
-    runs = compute(missing, results.Partial(folder, config.overwrite))
+    runs = compute([output for output, _ in missing], results.Partial(folder, config.overwrite))
     seconds = (time.perf_counter() - start) / len(missing)
-    for output, arrays in zip(missing, runs, strict=True):
+    for (output, path), arrays in zip(missing, runs, strict=True):
         meta = results.make_meta(
             experiment, output.name, output.settings, axes, images, config.resolved_device, seconds
         )
-        results.save(paths[output.name], results.Result(arrays, meta))
-        print(f"saved {paths[output.name]} ({seconds:.0f} s)", flush=True)
-    shutil.rmtree(folder, ignore_errors=True)
+        results.save(path, results.Result(arrays, meta))
+        print(f"saved {path} ({seconds:.0f} s)", flush=True)
+    shutil.rmtree(folder.parent, ignore_errors=True)
 
 
 def run(main: Callable[[], None]) -> None:
     """Call a script's main; an error of the user's is one line and exit status 2."""
     try:
         main()
-    except (ConfigError, data.DataError, results.ResultError) as error:
+    except (ConfigError, data.DataError, results.ResultError, training.Diverged) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

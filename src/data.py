@@ -9,7 +9,6 @@ scikit-learn, no network), or the path of an .npz file with x_train, y_train, x_
 
 import functools
 import hashlib
-import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +20,7 @@ TORCHVISION = ("mnist", "svhn", "cifar10", "cifar100")
 NAMES = (*TORCHVISION, "digits")
 
 
-class DataError(ValueError):
+class DataError(Exception):
     """The data asked for cannot be had; the message is one line that says what to do."""
 
 
@@ -135,10 +134,11 @@ def _load_torchvision(name: str, root: Path) -> Images:
         x = x[:, None] if x.ndim == 3 else x.permute(0, 3, 1, 2)  # (N, C, H, W)
         return x.contiguous(), torch.as_tensor(part.targets)
 
-    absent = [folder for folder in (root, root / name.upper(), root / name.upper() / "raw") if not folder.exists()]
+    below = (root / name.upper(), root / name.upper() / "raw")
+    absent = [folder for folder in (*reversed(root.absolute().parents), root, *below) if not folder.exists()]
     try:
         (x_train, y_train), (x_test, y_test) = fetch(True), fetch(False)
-    except (OSError, RuntimeError) as error:
+    except Exception as error:  # torchvision and pickle raise nearly anything on a damaged file
         for folder in reversed(absent):  # torchvision makes its folders before it downloads
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
@@ -154,34 +154,38 @@ def _load_torchvision(name: str, root: Path) -> Images:
 def _load_npz(path: Path) -> Images:
     keys = ("x_train", "y_train", "x_test", "y_test")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             missing = [key for key in keys if key not in file]
             if missing:
                 raise DataError(f"{path} has no {', '.join(missing)}: it needs {', '.join(keys)}")
             arrays = {key: file[key] for key in keys}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        if isinstance(error, DataError):
-            raise
+    except DataError:
+        raise
+    except Exception as error:  # zipfile, zlib and numpy raise nearly anything on a damaged file
         raise DataError(f"{path} cannot be read as an .npz of plain arrays: write it with numpy.savez") from error
     for part in ("train", "test"):
         _check_arrays(path, part, arrays[f"x_{part}"], arrays[f"y_{part}"])
     if arrays["x_train"].shape[1:] != arrays["x_test"].shape[1:]:
         shapes = f"{arrays['x_train'].shape[1:]} and {arrays['x_test'].shape[1:]}"
         raise DataError(f"{path}: training and test samples differ in shape, {shapes}")
+    if (arrays["x_train"].dtype == np.uint8) != (arrays["x_test"].dtype == np.uint8):
+        raise DataError(f"{path}: x_train and x_test must both be uint8 or both be floating point")
     (x_train, unit), (x_test, _) = _to_tensor(arrays["x_train"]), _to_tensor(arrays["x_test"])
     y_train, y_test = (torch.from_numpy(arrays[key].astype(np.int64)) for key in ("y_train", "y_test"))
     return Images(path.stem, x_train, y_train, x_test, y_test, unit=unit)
 
 
 def _check_arrays(path: Path, part: str, x: np.ndarray, y: np.ndarray) -> None:
-    if x.ndim < 2 or len(x) == 0:
+    if x.ndim not in (2, 3, 4) or x.size == 0:
         raise DataError(f"{path}: x_{part} must be (N, H, W), (N, H, W, C) or (N, d), not {x.shape}")
     if x.dtype != np.uint8 and x.dtype.kind != "f":
         raise DataError(f"{path}: x_{part} must be uint8 or floating point, not {x.dtype}")
-    if x.dtype.kind == "f" and not np.isfinite(x).all():
-        raise DataError(f"{path}: x_{part} has values that are not finite")
+    if x.dtype.kind == "f" and not (np.abs(x) <= np.finfo(np.float32).max).all():
+        raise DataError(f"{path}: x_{part} has values that are not finite in float32")
     if y.dtype.kind not in "iu" or y.shape != (len(x),) or y.min() < 0:
         raise DataError(f"{path}: y_{part} must be {len(x)} class indices from 0 up, not {y.dtype} {y.shape}")
+    if y.min() == y.max():
+        raise DataError(f"{path}: y_{part} has one class only, there is nothing to tell apart")
 
 
 def _to_tensor(x: np.ndarray) -> tuple[Tensor, float]:

@@ -54,7 +54,8 @@ def layer_colors(layers: int) -> np.ndarray:
 def grid(
     rows: int, columns: int, width: float = 3.3, height: float = 2.6, **keywords: Any
 ) -> tuple[Figure, np.ndarray]:
-    """Figure and (rows, columns) axes."""
+    """Figure and (rows, columns) axes; at least 5 inches wide, for the note below it."""
+    width = max(width, 5 / columns)
     return plt.subplots(rows, columns, figsize=(width * columns, height * rows), squeeze=False, **keywords)
 
 
@@ -82,7 +83,7 @@ def missing_note(shown: Sequence[str], wanted: Sequence[str], command: str) -> s
 def finish(figure: Figure, path: Path, note: str = "") -> None:
     """Write the note below the figure and save it as PATH.png and PATH.pdf."""
     if note:
-        characters = int(20 * figure.get_figwidth())
+        characters = int(17 * figure.get_figwidth())
         lines = [textwrap.fill(line, characters) for line in note.splitlines()]
         figure.supxlabel("\n".join(lines), fontsize=7, color="0.3", ha="left", x=0.01)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -92,10 +93,10 @@ def finish(figure: Figure, path: Path, note: str = "") -> None:
 
 
 def accuracy(ax: Axes, runs: Sequence[Result]) -> None:
-    """Test accuracy by epoch of each method on one data set (Figures 2 and 6)."""
+    """Test accuracy by epoch, from the first on, of each method on one data set (Figures 2 and 6)."""
     for run in sorted(runs, key=lambda r: list(METHODS).index(r.config["method"])):
         label, color = METHODS[run.config["method"]]
-        band(ax, run["epoch"], 100 * run["test_accuracy"][0], label, color)
+        band(ax, run["epoch"][1:], 100 * run["test_accuracy"][0, :, 1:], label, color)
     ax.set(title=runs[0].label, xlabel="epoch", ylabel="test accuracy (%)")
 
 

@@ -24,7 +24,7 @@ SCHEMA = 1
 Arrays = dict[str, np.ndarray]
 
 
-class ResultError(ValueError):
+class ResultError(Exception):
     """A result file cannot be used; the message is one line that says what to do."""
 
 
@@ -52,10 +52,21 @@ class Result:
 
 
 def plain(value: Any) -> Any:
-    """A configuration value as JSON holds it: dataclasses as dicts, tuples as lists, paths as strings."""
-    return json.loads(
-        json.dumps(value, default=lambda v: dataclasses.asdict(v) if dataclasses.is_dataclass(v) else str(v))
-    )
+    """A configuration value as JSON holds it: dataclasses as dicts, tuples as lists, paths as strings.
+
+    Numbers that are equal become the same number, so that 1 and 1.0 name one configuration.
+    """
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if dataclasses.is_dataclass(value):
+        return plain(dataclasses.asdict(value))
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, str | int | float | None) else str(value)
 
 
 def digest(config: Mapping[str, Any]) -> str:
@@ -101,9 +112,17 @@ def save(path: Path, result: Result) -> None:
     """Write a result atomically: into a temporary file beside `path`, then renamed."""
     axes = result.meta["axes"]
     for name, array in result.arrays.items():
+        if name in ("meta", "file"):  # one is the JSON string's, the other an argument of numpy.savez
+            raise ResultError(f"no array of a result can be named {name!r}")
         if len(axes.get(name, ())) != array.ndim:
             raise ResultError(f"array {name!r} of shape {array.shape} needs a name for each axis, got {axes.get(name)}")
     write_npz(path, {**result.arrays, "meta": np.array(json.dumps(result.meta))})
+
+
+def read_npz(path: Path) -> Arrays:
+    """Every array of an .npz file, without pickle."""
+    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
 
 
 def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -123,13 +142,15 @@ def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 def load(path: Path) -> Result:
     """Read a result; raises ResultError where the file is not one of this schema."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        arrays = read_npz(path)
         meta = json.loads(str(arrays.pop("meta")))
-    except Exception as error:
+        schema = meta["schema"]
+    except FileNotFoundError as error:
+        raise ResultError(f"no result file {path}: run its experiment") from error
+    except Exception as error:  # zipfile, zlib, json and numpy raise nearly anything on a foreign file
         raise ResultError(f"{path} is not a result file of this project: move it away") from error
-    if meta.get("schema") != SCHEMA:
-        raise ResultError(f"{path} has schema {meta.get('schema')}, not {SCHEMA}: run its experiment again")
+    if schema != SCHEMA:
+        raise ResultError(f"{path} has schema {schema}, not {SCHEMA}: run its experiment again")
     return Result(arrays, meta)
 
 
@@ -159,9 +180,9 @@ def is_there(path: Path, data: Any) -> bool:
     return True
 
 
-def partial_folder(path: Path) -> Path:
-    """Where the finished replicas of the run that makes `path` wait for the rest."""
-    return path.parent / ".partial" / path.stem
+def partial_folder(path: Path, data: Any) -> Path:
+    """Where the finished replicas of the run that makes `path` wait for the rest: one a data set and commit."""
+    return path.parent / ".partial" / path.stem / f"{data.fingerprint}-{_commit()}"
 
 
 def check_writable(root: Path) -> None:
@@ -189,11 +210,10 @@ class Partial:
         return self.folder / f"{digest(piece)}.npz"
 
     def get(self, piece: Mapping[str, Any]) -> Arrays | None:
-        path = self._path(piece)
-        if not path.exists():
+        try:
+            return read_npz(self._path(piece))
+        except Exception:  # absent, or damaged: then it is computed again
             return None
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
 
     def put(self, piece: Mapping[str, Any], arrays: Arrays) -> None:
         write_npz(self._path(piece), arrays)

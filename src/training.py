@@ -9,6 +9,7 @@ import functools
 import itertools
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -27,6 +28,10 @@ from results import Arrays, Partial
 
 STREAMS = ("weights", "order", "measurement")
 EVALUATION_BATCH = 2000
+
+
+class Diverged(Exception):
+    """Training left the finite numbers; the message is one line that says what to do."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,9 @@ def train(
 
     Returns:
         name -> (R, epochs + 1, …), what `measure` returned.
+
+    Raises:
+        Diverged: a parameter is no longer finite.
     """
     groups, share = parameter_groups(model, replicas)
     stepper = optimizer(groups)
@@ -104,7 +112,7 @@ def train(
     dtype = next(model.parameters()).dtype
     record = [_measured(measure, model)]
     with tqdm(total=epochs, desc=description, position=_position, disable=None, leave=False) as bar:
-        for _ in range(epochs):
+        for epoch in range(1, epochs + 1):
             order = torch.stack([torch.randperm(len(data.x_train), generator=g) for g in orders])  # (R, N)
             for index in order.to(device).split(batch_size, dim=1):  # (R, B)
                 # index_select copies whole rows: seven times faster here than indexing
@@ -115,12 +123,21 @@ def train(
                 loss = functional.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="sum")
                 (loss / index.shape[1]).backward()
                 share()
-                stepper.step()
+                try:
+                    stepper.step()
+                except torch.linalg.LinAlgError as error:  # a projection of what is not finite
+                    raise Diverged(_diverged(description, epoch)) from error
                 model.zero_grad()
+            if not all(bool(p.isfinite().all()) for p in model.parameters()):
+                raise Diverged(_diverged(description, epoch))
             record.append(_measured(measure, model))
             bar.set_postfix({k: f"{v.mean():.4g}" for k, v in record[-1].items() if v.ndim == 1})
             bar.update()
     return {name: np.stack([row[name] for row in record], axis=1) for name in record[0]}
+
+
+def _diverged(description: str, epoch: int) -> str:
+    return f"{description}: training diverged in epoch {epoch}; lower the learning rate"
 
 
 @torch.no_grad()
@@ -202,14 +219,30 @@ def train_all(
 
 
 def _train_in_processes(train_group: Callable, groups: list, jobs: int, keep: Callable) -> None:
-    futures = {_pool(jobs).submit(train_group, members): indices for indices, members in groups}
     try:
+        with _interrupts_ignored():  # which the workers inherit: it is for this process to stop them
+            futures = {_pool(jobs).submit(train_group, members): indices for indices, members in groups}
         for future in as_completed(futures):
             keep(futures[future], future.result())
     except BaseException:
         _pool(jobs).shutdown(wait=False, cancel_futures=True)
+        for worker in multiprocessing.active_children():
+            worker.kill()
+            worker.join()
         _pool.cache_clear()
         raise
+
+
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread receives interrupts, and only it may say what they do
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @functools.cache

@@ -39,11 +39,10 @@ AXES = {
 def check(config: Any) -> None:
     """Raise ConfigError where a hyperparameter that both figures have cannot be."""
     positive = ("learning_rates", "newton_schulz_rates", "epochs", "batch_size")
-    cli.check(config, positive=positive, choices={"methods": METHODS})
+    cli.check(config, positive=positive, natural=("seeds",), choices={"methods": METHODS})
     if not 0 <= config.momentum < 1:
         raise cli.ConfigError(f"momentum must be in [0, 1), not {config.momentum}")
-    for name in config.datasets:
-        data.check_name(name)
+    cli.check_datasets(config.datasets)
 
 
 class GramProbe:
@@ -132,6 +131,8 @@ def run(build: Build, config: Any, dataset: str, method: str, partial: Partial |
 def execute(build: Build, config: Any, experiment: str) -> None:
     """Train what is not yet there and save one result for each data set, method and rate."""
     cli.prepare(config)
+    for dataset in config.datasets:  # that the network takes these images, before any work
+        build(config, data.load(dataset, config.data, config.resolved_device), [training.generator(0, "weights")])
     fixed = config.hyperparameters("datasets", "methods", "learning_rates", "newton_schulz_rates")
     by_rate = [name for name, axes in AXES.items() if "learning_rate" in axes]
     for dataset in config.datasets:
@@ -140,7 +141,7 @@ def execute(build: Build, config: Any, experiment: str) -> None:
             rates = config.newton_schulz_rates if method == "newton_schulz" else config.learning_rates
             outputs = [
                 cli.Output(
-                    f"{images.name}-{method}-lr{rate:g}",
+                    f"{images.name}-{method}-lr{rate!r}",
                     {"dataset": images.name, "method": method, "learning_rate": rate, **fixed},
                 )
                 for rate in rates

@@ -256,7 +256,7 @@ class TestFind:
 
     def test_does_not_see_unfinished_runs(self, root):
         path = root / "quick" / "whiten" / "d.npz"
-        Partial(results.partial_folder(path)).put({"seed": 0}, ARRAYS)
+        Partial(results.partial_folder(path, DATA)).put({"seed": 0}, ARRAYS)
         (path.parent / "left.tmp").write_bytes(b"half")
         assert len(list(results.find(root, "quick", "whiten", {}))) == 3
 
@@ -281,7 +281,7 @@ class TestIsThere:
 class TestPartial:
     @pytest.fixture
     def folder(self, tmp_path) -> Path:
-        return results.partial_folder(tmp_path / "quick" / "whiten" / "mine.npz")
+        return results.partial_folder(tmp_path / "quick" / "whiten" / "mine.npz", DATA)
 
     def test_resumes_with_what_was_put(self, folder):
         Partial(folder).put({"seed": 0, "options": {"lr": 0.1}}, ARRAYS)
@@ -312,8 +312,10 @@ class TestPartial:
         assert list(folder.iterdir()) == []
 
     def test_two_results_do_not_share_a_folder(self, tmp_path):
-        folders = {results.partial_folder(tmp_path / e / f"{n}.npz") for e in ("x", "y") for n in ("a", "b")}
-        assert len(folders) == 4
+        paths = [tmp_path / e / f"{n}.npz" for e in ("x", "y") for n in ("a", "b")]
+        other = SimpleNamespace(name="mine", fingerprint="f" * 16)
+        folders = {results.partial_folder(path, images) for path in paths for images in (DATA, other)}
+        assert len(folders) == 8
 
 
 class TestWritable:

@@ -1,5 +1,7 @@
 """Every experiment script from start to end at tiny size, as a user runs it: in its own process, from any folder."""
 
+import contextlib
+import os
 import shutil
 import signal
 import subprocess
@@ -275,6 +277,51 @@ def test_a_killed_run_goes_on_to_the_bits_of_one_that_was_not(killed, monkeypatc
     assert len(read(tmp_path / "whole")) == 1
     assert_same_bits(read(tmp_path / "killed"), read(tmp_path / "whole"))
     assert set(files(tmp_path / "killed")) == set(tmp_path.glob("killed/quick/*/*.npz"))  # no replica is left behind
+
+
+ENDLESS = """
+import sys, time
+from pathlib import Path
+
+sys.path.insert(0, {source!r})
+import cli
+from training import Replica, train_all
+
+
+def train_group(replicas):
+    Path(str(replicas[0].seed)).touch()
+    if {broken} and replicas[0].seed == 0:
+        raise cli.ConfigError("the first replica cannot be trained")
+    time.sleep(600)
+
+
+if __name__ == "__main__":
+    cli.run(lambda: train_all(train_group, [Replica(seed) for seed in range(6)], device="cpu", jobs=2))
+"""
+
+
+@pytest.mark.parametrize(
+    ("broken", "status", "line"),
+    [(True, 2, "error: the first replica"), (False, 130, "stopped; ")],
+    ids=["an error", "an interruption"],
+)
+def test_what_stops_one_of_two_jobs_stops_both_at_once_with_one_line(tmp_path, broken, status, line):
+    (tmp_path / "endless.py").write_text(ENDLESS.format(source=str(Path(cli.__file__).parent), broken=broken))
+    words = [sys.executable, "endless.py"]
+    with subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        try:
+            deadline = time.monotonic() + 120
+            while not broken and len(list(tmp_path.glob("[0-9]"))) < 2 and time.monotonic() < deadline:
+                time.sleep(0.01)
+            if not broken:
+                os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it: to every process of the run
+            _, err = process.communicate(timeout=40)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == status
+    assert err.startswith(line)
+    assert err.count("\n") == 1
 
 
 @dataclass(frozen=True)

@@ -60,9 +60,9 @@ class Config(cli.Common):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        cli.check(self, positive=("epochs", "learning_rate", "batch_size", "width", "depth", "surrogate_samples"))
-        for name in self.datasets:
-            data.check_name(name)
+        positive = ("epochs", "learning_rate", "batch_size", "width", "depth", "surrogate_samples")
+        cli.check(self, positive=positive, natural=("seed",))
+        cli.check_datasets(self.datasets)
 
 
 QUICK: dict[str, Any] = {"datasets": ("digits",), "learning_rate": 0.1, "width": 64}

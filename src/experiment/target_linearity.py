@@ -58,11 +58,10 @@ class Config(cli.Common):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        cli.check(self, positive=("learning_rate", "epochs", "batch_size", "width", "depth"))
+        cli.check(self, positive=("learning_rate", "epochs", "batch_size", "width", "depth"), natural=("seeds",))
         if not 0 <= self.momentum < 1:
             raise cli.ConfigError(f"momentum must be in [0, 1), not {self.momentum}")
-        for name in self.datasets:
-            data.check_name(name)
+        cli.check_datasets(self.datasets)
 
 
 QUICK: dict[str, Any] = {"datasets": ("digits",), "learning_rate": 0.1, "epochs": 40, "width": 64}
