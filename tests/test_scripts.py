@@ -260,7 +260,7 @@ def killed(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[ModuleType, 
         command(script, *words, "--jobs", jobs), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("killed/quick/*/.partial/*/*.npz")) and process.poll() is None:
+    while not list(tmp_path.glob("killed/quick/*/.partial/*/*/*.npz")) and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.kill()
