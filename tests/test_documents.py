@@ -98,3 +98,13 @@ def test_code_is_clean(command: list[str]) -> None:
         [sys.executable, "-m", "ruff", *command, "--config", ".ci/ruff.toml", "--no-cache", "src", "tests", "notebook"],
         ROOT,
     )
+
+
+def test_a_figure_can_be_made_alone(reproduced: tuple[Path, str], tmp_path: Path) -> None:
+    made = reproduced[0] / "quick" / "target_linearity"
+    (alone,) = made.glob("digits-sgd-*.npz")
+    (tmp_path / "quick" / "target_linearity").mkdir(parents=True)
+    (tmp_path / "quick" / "target_linearity" / alone.name).write_bytes(alone.read_bytes())
+    command = [sys.executable, str(ROOT / "src" / "reproduce.py"), "--scale", "quick", "--figures", "4"]
+    assert "already there" in run([*command, "--results", str(tmp_path)], tmp_path)
+    assert {path.name for path in (tmp_path / "quick" / "figures").iterdir()} == {"figure4.png", "figure4.pdf"}
