@@ -2,7 +2,7 @@
 
 No figure of the paper: it measures why the published curves of Figures 4 and 9 look as they do. The network of
 Figure 4 is trained with one seed; before training and after each epoch its hidden features on the training set
-are given to both formulas for Target Linearity. Then, on the first samples, the surrogate is computed
+are given to both formulas for Target Linearity. Then, on samples drawn at random, the surrogate is computed
 through the N × N matrix Z Zᵀ as published, and by the identity.
 
     python src/experiment/published_formulas.py --datasets cifar10
@@ -92,7 +92,7 @@ def published_linearity(features: Tensor, targets: Tensor) -> float:
 
 def published_surrogate(features: Tensor, weight: Tensor, targets: Tensor) -> float:
     """The surrogate through the N × N matrix Z Zᵀ, in float32."""
-    z = features @ weight.mT  # (N, m)
+    z = features @ weight.detach().mT  # (N, m)
     return float((targets.mT @ (z @ z.mT) @ targets).trace() / targets.shape[1])
 
 
@@ -135,7 +135,8 @@ def run(config: Config, dataset: str) -> Arrays:
         description=images.name,
     )
     arrays = {name: value[0] for name, value in trained.items()}
-    few = slice(config.surrogate_samples)
+    g = training.generator(config.seed, "measurement")
+    few = torch.randperm(len(one_hot), generator=g)[: config.surrogate_samples]  # data may be sorted by class
     rows = []
     with torch.no_grad():
         for h, layer in zip(hidden(), model.layers[1:], strict=True):
