@@ -68,10 +68,9 @@ def execute_notebook(name: str, config: Config) -> bool:
     path = NOTEBOOKS / f"{name}.ipynb"
     notebook = nbformat.read(path, as_version=4)
     environment = {**os.environ, "SCALE": config.scale, "RESULTS": str(config.results.absolute())}
+    client = NotebookClient(notebook, timeout=3600, resources={"metadata": {"path": str(NOTEBOOKS)}})
     try:
-        NotebookClient(notebook, timeout=3600, resources={"metadata": {"path": str(NOTEBOOKS)}}).execute(
-            env=environment
-        )
+        client.execute(env=environment)
     except CellExecutionError as error:
         print(f"error: {path.name}: {str(error).strip().splitlines()[-1]}", file=sys.stderr)
         return False
