@@ -69,15 +69,17 @@ def check(
     *,
     positive: Sequence[str] = (),
     natural: Sequence[str] = (),
+    fractions: Sequence[str] = (),
     choices: Mapping[str, Sequence[str]] | None = None,
     empty: Sequence[str] = (),
 ) -> None:
-    """Raise ConfigError where a field that must be positive is not, or a tuple is empty or repeats itself.
+    """Raise ConfigError where a field's value cannot be, or a tuple is empty or repeats itself.
 
     Args:
         config: a configuration.
         positive: names of number or number-tuple fields whose values must be above zero.
         natural: names of number or number-tuple fields whose values may be zero but not below.
+        fractions: names of number fields whose values must be in [0, 1).
         choices: name of a tuple field -> values it may hold.
         empty: names of tuple fields that may be empty.
     """
@@ -92,6 +94,9 @@ def check(
                 raise ConfigError(
                     f"{name} must be {'above zero' if name in positive else 'zero or above'}, not {number}"
                 )
+    for name in fractions:
+        if not 0 <= getattr(config, name) < 1:
+            raise ConfigError(f"{name} must be in [0, 1), not {getattr(config, name)}")
     for name, allowed in (choices or {}).items():
         for value in getattr(config, name):
             if value not in allowed:

@@ -39,9 +39,7 @@ AXES = {
 def check(config: Any) -> None:
     """Raise ConfigError where a hyperparameter that both figures have cannot be."""
     positive = ("learning_rates", "newton_schulz_rates", "epochs", "batch_size")
-    cli.check(config, positive=positive, natural=("seeds",), choices={"methods": METHODS})
-    if not 0 <= config.momentum < 1:
-        raise cli.ConfigError(f"momentum must be in [0, 1), not {config.momentum}")
+    cli.check(config, positive=positive, natural=("seeds",), fractions=("momentum",), choices={"methods": METHODS})
     cli.check_datasets(config.datasets)
 
 

@@ -61,7 +61,7 @@ class Config(cli.Common):
     def __post_init__(self) -> None:
         super().__post_init__()
         positive = ("epochs", "learning_rate", "batch_size", "width", "depth", "surrogate_samples")
-        cli.check(self, positive=positive, natural=("seed",))
+        cli.check(self, positive=positive, natural=("seed",), fractions=("momentum",))
         cli.check_datasets(self.datasets)
 
 
@@ -119,8 +119,9 @@ def run(config: Config, dataset: str) -> Arrays:
         return [torch.cat([chunk[layer][0] for chunk in chunks]) for layer in range(config.depth)]
 
     def measure(_: torch.nn.Module) -> dict[str, Tensor]:
-        exact = [report(FeatureMoments().update(h, images.y_train)) for h in hidden()]
-        published = [published_linearity(h, targets) for h in hidden()]
+        features = hidden()
+        exact = [report(FeatureMoments().update(h, images.y_train)) for h in features]
+        published = [published_linearity(h, targets) for h in features]
         values = {"tl": [e.value for e in exact], "tl_published": published, "condition": [e.condition for e in exact]}
         return {name: torch.tensor([value], dtype=torch.float64) for name, value in values.items()}  # (1, layer)
 

@@ -58,9 +58,12 @@ class Config(cli.Common):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        cli.check(self, positive=("learning_rate", "epochs", "batch_size", "width", "depth"), natural=("seeds",))
-        if not 0 <= self.momentum < 1:
-            raise cli.ConfigError(f"momentum must be in [0, 1), not {self.momentum}")
+        cli.check(
+            self,
+            positive=("learning_rate", "epochs", "batch_size", "width", "depth"),
+            natural=("seeds",),
+            fractions=("momentum",),
+        )
         cli.check_datasets(self.datasets)
 
 
