@@ -3,8 +3,8 @@
     python src/benchmark.py
 
 On a machine that does nothing else. Rows: exact Gram whitening against ten Newton–Schulz steps; all measures of
-four hidden layers against the forward pass that makes the features; training against the machine's
-matrix-product rate.
+four hidden layers against the forward pass that makes the features; training of MLP and VAE against the machine's
+matrix-product rate; grokking against the straightforward loop.
 """
 
 import functools
@@ -19,18 +19,22 @@ from pathlib import Path
 import numpy as np
 import torch
 import tyro
+from torch import nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
 
 import training
 from core.gram import gram_preserving_update, newton_schulz, polar_factor
 from core.linearity import moments_surrogate, report, response_norm
 from core.moments import FeatureMoments
 from data import Images
+from experiment import grokking, vae_train
 from models import MLP
 from results import Arrays
 from training import Replica
 
-WIDTHS = (3072, 256, 256, 10)
-BATCH = 64
+MLP_WIDTHS = (3072, 256, 256, 10)
+MLP_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,8 @@ class Config:
     """samples of the epoch that is timed"""
     measure_samples: int = 50_000
     """samples whose features are measured"""
+    grokking_epochs: int = 3
+    """epochs of grokking that are timed"""
 
 
 @dataclass(frozen=True)
@@ -69,49 +75,121 @@ def in_turn(repeats: int, *computations: Callable[[], object]) -> list[float]:
     return np.median(rounds[1:], axis=0).tolist()  # the first round warms up
 
 
-def synthetic(samples: int) -> Images:
-    """Random images of CIFAR-10's size."""
+def synthetic(samples: int, shape: tuple[int, ...] = (3, 32, 32)) -> Images:
+    """Random images, by default of CIFAR-10's size."""
     g = torch.Generator().manual_seed(0)
-    x = torch.randint(0, 256, (samples, 3, 32, 32), dtype=torch.uint8, generator=g)
+    x = torch.randint(0, 256, (samples, *shape), dtype=torch.uint8, generator=g)
     y = torch.randint(0, 10, (samples,), generator=g)
     return Images("synthetic", x, y, x[:64], y[:64])
 
 
-def train_mlp(images: Images, replicas: Sequence[Replica]) -> Arrays:
-    """One epoch of the network of Figure 2; the seconds that it took, (R, 2)."""
-    model = MLP(WIDTHS, [training.generator(r.seed, "weights") for r in replicas])
-    sgd = functools.partial(torch.optim.SGD, momentum=0.85, fused=True)
-    return training.train(model, images, replicas, sgd, _clock, epochs=1, batch_size=BATCH)
-
-
-def _clock(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+def _clock(model: nn.Module) -> dict[str, torch.Tensor]:
     return {"seconds": torch.full((next(model.parameters()).shape[0],), time.perf_counter(), dtype=torch.float64)}
 
 
-def training_row(config: Config) -> Row:
-    """Five replicas, dealt to processes as the experiments deal them."""
-    images = synthetic(config.train_samples)
+def train_mlp(images: Images, replicas: Sequence[Replica]) -> Arrays:
+    """One epoch of the network of Figure 2; the seconds that it took, (R, 2)."""
+    model = MLP(MLP_WIDTHS, [training.generator(r.seed, "weights") for r in replicas])
+    sgd = functools.partial(torch.optim.SGD, momentum=0.85, fused=True)
+    return training.train(model, images, replicas, sgd, _clock, epochs=1, batch_size=MLP_BATCH)
+
+
+def train_vae(images: Images, replicas: Sequence[Replica]) -> Arrays:
+    """One epoch of the VAE of Figures 5 and 10; the seconds that it took, (R, 2)."""
+    config = vae_train.Config()
+    model = vae_train.build(config, images, [training.generator(r.seed, "weights") for r in replicas])
+    adam = functools.partial(torch.optim.Adam, fused=True)
+    loss = vae_train.objective(replicas, config.latent)
+    size = config.batch_size
+    return training.train(model, images, replicas, adam, _clock, epochs=1, batch_size=size, loss=loss)
+
+
+def training_row(
+    config: Config,
+    what: str,
+    group: Callable[[Images, Sequence[Replica]], Arrays],
+    images: Images,
+    replicas: Sequence[Replica],
+    mlps: Sequence[Sequence[int]],
+) -> Row:
+    """Replicas dealt to processes as the experiments deal them, against the machine's matrix-product rate.
+
+    mlps: the widths of the network's MLPs, the first one reading the images.
+    """
     cores = training.available_cores()
-    group = functools.partial(train_mlp, images)
-    replicas = [Replica(seed, {"lr": 0.01}) for seed in range(5)]
     # forward, backward to the weights, and backward to the inputs of all layers but the first
-    sizes = [d * m for d, m in pairwise(WIDTHS)]
+    sizes = [d * m for widths in mlps for d, m in pairwise(widths)]
     operations = 2 * len(images.x_train) * (3 * sum(sizes) - sizes[0]) * len(replicas)
     a = torch.randn(2048, 2048)
     in_processes = []
 
     def train() -> None:
-        runs = training.train_all(group, replicas, device="cpu")
+        runs = training.train_all(functools.partial(group, images), replicas, device="cpu")
         in_processes.append(sum(float(run["seconds"][1] - run["seconds"][0]) for run in runs) / cores)
 
     wall, product = in_turn(config.repeats, train, lambda: a @ a)
     rate, peak = operations / np.median(in_processes[1:]) / 1e9, 2 * 2048**3 / product / 1e9
     return Row(
-        f"training 5 replicas of the MLP {'–'.join(map(str, WIDTHS))}, batch {BATCH}",
+        f"training {len(replicas)} replicas of the {what}",
         f"{rate:.0f} GFLOP/s while all {cores} cores train ({operations / wall / 1e9:.0f} start to end)",
         f"matrix product {peak:.0f} GFLOP/s",
         rate / peak,
         "≥ 0.6",
+    )
+
+
+def training_rows(config: Config) -> list[Row]:
+    """The MLP of Figure 2, and the VAE on images of MNIST's size."""
+    of_mlp = [Replica(seed, {"lr": 0.01}) for seed in range(5)]
+    what = f"MLP {'–'.join(map(str, MLP_WIDTHS))}, batch {MLP_BATCH}"
+    mlp = training_row(config, what, train_mlp, synthetic(config.train_samples), of_mlp, [MLP_WIDTHS])
+    vae = vae_train.Config()
+    images = synthetic(config.train_samples, (1, 28, 28))
+    of_vae = [Replica(0, {"lr": vae.learning_rate}, {"beta": beta}) for beta in vae.betas[:4]]
+    encoder, decoder = (784, vae.hidden, vae.hidden, 2 * vae.latent), (vae.latent, vae.hidden, vae.hidden, 784)
+    what = f"VAE {'–'.join(map(str, (*encoder[:-1], vae.latent, *decoder[1:])))}, batch {vae.batch_size}"
+    return [mlp, training_row(config, what, train_vae, images, of_vae, [encoder, decoder])]
+
+
+def train_grokking(epochs: int, replicas: Sequence[Replica]) -> Arrays:
+    """The network of Figure 13 without its measures; the seconds of every epoch, (R, epochs + 1)."""
+    config = grokking.Config(epochs=epochs)
+    return grokking.train_group(config, replicas, lambda model, images: _clock(model))
+
+
+def naive_grokking(images: Images, epochs: int, weight_decay: float) -> None:
+    """The same the straightforward way: one network, samples indexed one by one and collated by a DataLoader."""
+    config = grokking.Config()
+    widths = (images.x_train.shape[1], *[config.width] * config.depth, images.classes)
+    parts = [part for d, m in pairwise(widths) for part in (nn.Linear(d, m), nn.ReLU())]
+    model = nn.Sequential(*parts[:-1]).double()
+    optimizer = torch.optim.AdamW(
+        model.parameters(), config.learning_rate, (config.beta1, config.beta2), weight_decay=weight_decay
+    )
+    samples = TensorDataset(images.x_train.double(), images.y_train)
+    for _ in range(epochs):
+        for x, y in DataLoader(samples, config.batch_size, shuffle=True):
+            optimizer.zero_grad()
+            functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+
+
+def grokking_row(config: Config) -> Row:
+    """All weight decays of Figure 13, one seed, against one network at a time."""
+    preset, epochs = grokking.Config(), config.grokking_epochs
+    images = grokking.addition(preset.modulus, preset.test_share)
+    replicas = [Replica(0, {"lr": preset.learning_rate, "weight_decay": decay}) for decay in preset.weight_decays]
+    ours, naive = in_turn(
+        config.repeats,
+        lambda: training.train_all(functools.partial(train_grokking, epochs), replicas, device="cpu"),
+        lambda: [naive_grokking(images, epochs, decay) for decay in preset.weight_decays],
+    )
+    return Row(
+        f"grokking, {len(replicas)} weight decays, {epochs} epochs in float64",
+        f"{ours:.2f} s",
+        f"one at a time, indexed by sample {naive:.2f} s",
+        ours / naive,
+        "≤ 0.1",
     )
 
 
@@ -183,7 +261,7 @@ def measuring_rows(config: Config) -> list[Row]:
 
 def main() -> None:
     config = tyro.cli(Config, description=__doc__)
-    rows = [whitening_row(config), *measuring_rows(config), training_row(config)]
+    rows = [whitening_row(config), *measuring_rows(config), *training_rows(config), grokking_row(config)]
     table = [("what", "ours", "against", "ratio", "aim")]
     table += [(row.what, row.ours, row.against, f"{row.ratio:.2f}", row.aim) for row in rows]
     widths = [max(len(line[i]) for line in table) for i in range(5)]

@@ -15,14 +15,28 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from scipy.stats import spearmanr
 
 import results
-from experiment import target_linearity, whiten, whiten_cnn
+from experiment import (
+    gram_virtual_covariance,
+    grokking,
+    random_label,
+    staircase,
+    swissroll,
+    target_linearity,
+    vae_target_linearity,
+    whiten,
+    whiten_cnn,
+)
 from results import Result
+from tables import differences_table, figures_table, mean_spread
 
 ROOT = Path(__file__).resolve().parents[1]
 Verdict = Literal["holds", "holds in part", "does not hold", "not measured"]
 TOLERANCE = 0.5  # percentage points of accuracy within which two methods match
+RANK_CORRELATION = 0.8  # that counts as "the lower, the higher"
+CORRELATION = 0.5  # that counts as moving together
 
 
 @dataclass(frozen=True)
@@ -51,12 +65,6 @@ def verdict(findings: Sequence[Finding]) -> Verdict:
     if not met:
         return "not measured"
     return "holds" if all(met) else "holds in part" if any(met) else "does not hold"
-
-
-def mean_spread(values: np.ndarray, digits: int = 2) -> str:
-    """ "mean ± 2 standard deviations" over seeds."""
-    spread = f" ± {2 * values.std(ddof=1):.{digits}f}" if len(values) > 1 else ""
-    return f"{values.mean():.{digits}f}{spread}"
 
 
 def whitening(root: Path, scale: str, figure: str) -> Iterator[Finding]:
@@ -96,6 +104,120 @@ def _linearity(run: Result) -> Finding:
     return Finding(run.label, number, bool(rises and ordered.all()))
 
 
+def swiss_roll(root: Path, scale: str, figure: str) -> Iterator[Finding]:
+    """Claim 1: linear R² of the virtual points at epoch 50, and that of a network that is never trained."""
+    for run in results.find(root, scale, "swissroll", swissroll.Config().hyperparameters()):
+        r2, frozen = run["r2"], run["r2_frozen"]  # (seed, epoch)
+        epoch = min(50, r2.shape[1] - 1)
+        met = (r2[:, epoch] >= 0.9) & (r2[:, epoch] > r2[:, 0])
+        number = (
+            f"R² {r2[0, 0]:.3f} → {mean_spread(r2[:, epoch], 3)} at epoch {epoch}, {met.sum()} of {met.size} seeds; "
+            f"with the gradients of a network that is never trained {mean_spread(frozen[:, epoch], 3)}"
+        )
+        yield Finding(run.label, number, bool(met.mean() > 0.5))
+
+
+def autoencoders(root: Path, scale: str, figure: str) -> Iterator[Finding]:
+    """Claim 4: rank correlations over β, at the best epochs."""
+    for run in results.find(root, scale, "vae_target_linearity", vae_target_linearity.Config().hyperparameters()):
+        best = run["best_epoch"][..., None]
+        tl, error = (
+            np.take_along_axis(run[name], best, 2)[..., 0] for name in ("tl", "interpolation_error")
+        )  # (beta, seed)
+        beta = run["beta"]
+        if figure == "10":
+            r = spearmanr(beta, tl.mean(1)).statistic
+            number = f"rank correlation of β and TL {r:.2f}; TL {mean_spread(tl[0], 3)} at β = {beta[0]:g}, "
+            number += f"{mean_spread(tl[-1], 3)} at β = {beta[-1]:g}"
+        else:
+            r = spearmanr(tl.mean(1), error.mean(1)).statistic
+            number = f"rank correlation of TL and interpolation error {r:.2f}; error {mean_spread(error[0], 4)} at "
+            number += f"β = {beta[0]:g}, {mean_spread(error[-1], 4)} at β = {beta[-1]:g}"
+        yield Finding(run.label, number, bool(r <= -RANK_CORRELATION))
+
+
+def lazy_and_rich(root: Path, scale: str, figure: str) -> Iterator[Finding]:
+    """Claim 5: what the widest network does to y_ols, and the narrowest."""
+    runs = results.find(root, scale, "staircase", staircase.Config().hyperparameters())
+    runs.sort(key=lambda run: run.config["width"])
+    if len(runs) > 1:
+        narrow, wide = runs[0], runs[-1]
+        fit = wide["ols_distance"][:, -1] / wide["ols_distance"][:, 0]
+        yield Finding(
+            f"width {wide.config['width']}",
+            f"‖ŷ − y_ols‖² ends at {mean_spread(fit)} of its start",
+            bool(fit.mean() < 0.1),
+        )
+        moved = wide["ols_movement"][:, -1] / wide["loss"][:, 0]
+        held = wide["ols_error"][:, 0] / wide["loss"][:, 0]
+        yield Finding(
+            f"width {wide.config['width']}",
+            f"y_ols moves by {mean_spread(moved, 3)} of the first loss; before training y_ols is already within "
+            f"{mean_spread(held, 3)} of it from y ({wide.config['samples']} samples)",
+            bool(moved.mean() < 0.1),
+        )
+        improved = narrow["ols_error"][:, -1] / narrow["ols_error"][:, 0]
+        yield Finding(
+            f"width {narrow.config['width']}",
+            f"‖y − y_ols‖² ends at {mean_spread(improved)} of its start",
+            bool(improved.mean() <= 0.8),
+        )
+
+
+def random_labels(root: Path, scale: str, figure: str) -> Iterator[Finding]:
+    """Claim 7: Target Linearity after the last epoch, and its order by depth, from each p to the next."""
+    found = results.find(root, scale, "random_label", random_label.Config().hyperparameters())
+    for label in sorted({run.label for run in found}):
+        runs = sorted((r for r in found if r.label == label), key=lambda run: run.config["probability"])
+        final = [run["train_tl"][0, :, -1] for run in runs]  # each (seed, layer)
+        gap = [tl[:, -1] - tl[:, 0] for tl in final]
+        falls = {
+            "TL of the last layer": np.diff([tl[:, -1].mean() for tl in final]) < 0,
+            "last − first layer": np.diff([values.mean() for values in gap]) < 0,
+        }
+        if len(runs) > 1:
+            p = [f"{run.config['probability']:g}" for run in (runs[0], runs[-1])]
+            true = [run["train_tl_true"][0, :, -1, -1] for run in (runs[0], runs[-1])]
+            number = (
+                f"p = {p[0]} → {p[1]}: TL of the last layer {mean_spread(final[0][:, -1], 3)} → "
+                f"{mean_spread(final[-1][:, -1], 3)}, last − first layer {mean_spread(gap[0], 3)} → "
+                f"{mean_spread(gap[-1], 3)}; "
+                + ", ".join(f"{name} falls in {steps.sum()} of {steps.size} steps" for name, steps in falls.items())
+                + f"; against the true labels {mean_spread(true[0], 3)} → {mean_spread(true[1], 3)}"
+            )
+            yield Finding(label, number, all(steps.all() for steps in falls.values()))
+
+
+def grokking_gaps(root: Path, scale: str, figure: str) -> Iterator[Finding]:
+    """Claim 8: correlation over epochs of the gap of Target Linearity with the generalisation gap."""
+    preset = grokking.Config(**(grokking.QUICK if scale == "quick" else {}))
+    for run in results.find(root, scale, "grokking", preset.hyperparameters(), epochs=preset.epochs):
+        tl = run["train_tl"][0]  # (seed, epoch, layer)
+        test = run["test_accuracy"][0]
+        generalisation = run["train_accuracy"][0] - test  # (seed, epoch)
+        pairs = zip(tl[..., -1] - tl[..., -2], generalisation, strict=True)
+        r = np.array([np.corrcoef(a, b)[0, 1] for a, b in pairs])
+        number = f"correlation {mean_spread(r)}; test accuracy at the end {mean_spread(100 * test[:, -1], 1)} %"
+        yield Finding(f"weight decay {run.config['weight_decay']:g}", number, bool(r.mean() >= CORRELATION))
+
+
+def gram_movement(root: Path, scale: str, figure: str) -> Iterator[Finding]:
+    """Claim 9: the equation's residual, and the slope of the relative error against the rate."""
+    for run in results.find(root, scale, "gram_virtual_covariance", gram_virtual_covariance.Config().hyperparameters()):
+        error = run["relative_error"][:, :, -1]  # (rate, seed, layer)
+        slopes = np.polyfit(np.log(run["rate"]), np.log(error.mean(1)), 1)[0]  # (layer,)
+        cosine = run["cosine_vc"][run["rate"].argmin(), :, -1].min()
+        residual = run["residual"].max()
+        size = run.config["batch_size"]
+        number = (
+            f"{f'batches of {size}' if size else 'full batch'}: residual {residual:.0e} at most; slope of the relative "
+            f"error {', '.join(f'{slope:.2f}' for slope in slopes)} by layer; cosine of the changes {cosine:.4f} or "
+            f"more at rate {run['rate'].min():g}"
+        )
+        met = residual < 1e-10 and bool((np.abs(slopes - 1) <= 0.2).all()) and cosine >= 0.99
+        yield Finding(run.label, number, met)
+
+
 CLAIMS = (
     Claim(
         1,
@@ -103,6 +225,7 @@ CLAIMS = (
         "the virtual update straightens the Swiss roll along the target",
         "linear R² of the virtual points against the target is at least 0.9 at epoch 50 and above that of the points "
         "themselves, for most seeds",
+        swiss_roll,
     ),
     Claim(
         2,
@@ -120,6 +243,47 @@ CLAIMS = (
         "than before training, and then TL rises from each layer to the next",
         linearity,
     ),
+    Claim(
+        4,
+        ("5", "10"),
+        "VAEs: the lower β, the higher Target Linearity, and the closer to linear the interpolation",
+        "at the best epochs, means over seeds, the rank correlation over β is at most "
+        f"−{RANK_CORRELATION}: of β and TL (Figure 10), and of TL and the interpolation's error (Figure 5)",
+        autoencoders,
+    ),
+    Claim(
+        5,
+        ("8",),
+        "wide (lazy) networks fit y_ols and leave it where it was; narrow (rich) ones improve it",
+        "means over draws, last epoch against the first: for the widest network ‖ŷ − y_ols‖² falls below a tenth, and "
+        "y_ols moves by less than a tenth of the first loss; for the narrowest ‖y − y_ols‖² falls by a fifth or more",
+        lazy_and_rich,
+    ),
+    Claim(
+        7,
+        ("12",),
+        "random labels: Target Linearity and its order by depth fall as more labels are random",
+        "against the labels trained on, after the last epoch, means over seeds: TL of the last layer, and how much "
+        "higher it is than the first layer's, both fall from each p to the next",
+        random_labels,
+    ),
+    Claim(
+        8,
+        ("13",),
+        "grokking: the gap of Target Linearity between the last two layers moves with the generalisation gap",
+        "for every weight decay, the correlation over epochs of TL(last layer) − TL(last but one) on the training set "
+        f"with training − test accuracy, mean over seeds, is at least {CORRELATION}",
+        grokking_gaps,
+    ),
+    Claim(
+        9,
+        ("gram",),
+        "the Feature Learning Equation is exact; the Gram's movement follows the Virtual Covariance's",
+        "in float64 the equation's residual is below 10⁻¹⁰; at the end of training of one length the relative "
+        "difference of the two changes falls with the rate, with slope 1 ± 0.2 in every layer; their cosine at the "
+        "smallest rate is 0.99 or more",
+        gram_movement,
+    ),
 )
 
 
@@ -135,7 +299,8 @@ def claims_table(root: Path, scale: str) -> str:
     for claim in CLAIMS:
         by_figure = measured(claim, root, scale)
         findings = [finding for found in by_figure.values() for finding in found]
-        lines += [f"**Claim {claim.number}** (figures {', '.join(claim.figures)}): {claim.text}.", ""]
+        name = "figures" if len(claim.figures) > 1 else "figure" if claim.figures[0].isdigit() else "experiment"
+        lines += [f"**Claim {claim.number}** ({name} {', '.join(claim.figures)}): {claim.text}.", ""]
         lines += [f"Rule: {claim.rule}. Verdict: **{verdict(findings)}**.", ""]
         if findings:
             lines += ["| figure | data | measured | rule met |", "| --- | --- | --- | --- |"]
@@ -143,67 +308,6 @@ def claims_table(root: Path, scale: str) -> str:
                 lines += [f"| {figure} | {f.where} | {f.number} | {'yes' if f.met else 'no'} |" for f in found]
             lines.append("")
     return "\n".join(lines).strip() + "\n"
-
-
-def runs_table(root: Path, scale: str) -> str:
-    """Markdown: what was run on which data, and how long it took."""
-    rows: dict[tuple[str, str], list[Result]] = {}
-    for path in sorted((root / scale).glob("*/*.npz")):
-        run = results.load(path)
-        rows.setdefault((run.meta["experiment"], run.label), []).append(run)
-    lines = ["| script | data | results | minutes | on |", "| --- | --- | --- | --- | --- |"]
-    for (experiment, label), runs in rows.items():
-        minutes = sum(run.meta["seconds"] for run in runs) / 60
-        devices = ", ".join(sorted({run.meta["device"] for run in runs}))
-        lines.append(f"| {experiment}.py | {label} | {len(runs)} | {minutes:.0f} | {devices} |")
-    return "\n".join(lines) + "\n"
-
-
-def differences_table(root: Path, scale: str) -> str:
-    """Markdown: what the published code does, what this one does, and what that changes, measured."""
-    rows = [row for measure in (_published_linearity, _published_whitening) for row in measure(root, scale)]
-    lines = ["| the published code | here | measured effect |", "| --- | --- | --- |"]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
-
-
-def _published_linearity(root: Path, scale: str) -> Iterator[tuple[str, str, str]]:
-    for run in results.find(root, scale, "published_formulas", {}):
-        exact, published = run["tl"], run["tl_published"]  # (epoch, layer)
-        worst = np.unravel_index(np.abs(published - exact).argmax(), exact.shape)
-        yield (
-            "TL by a float32 inverse of HᵀH",
-            "centred float64 sums, scaled columns, a rank with a stated cut-off",
-            f"{run.label}, last layer before training: {published[0, -1]:.3f} where the truth is {exact[0, -1]:.3f} "
-            f"(condition number {run['condition'][0, -1]:.0f}); at worst, epoch {worst[0]} layer {worst[1] + 1}: "
-            f"{published[worst]:.3g} where it is {exact[worst]:.3f}",
-        )
-        error = np.abs(run["surrogate_published"] / run["surrogate"] - 1).max()
-        seconds = run["surrogate_seconds"]
-        yield (
-            "surrogate through the N × N matrix ZZᵀ",
-            "the identity tr(YᵀZZᵀY) = ‖ZᵀY‖²",
-            f"{run.label}, {run.config['surrogate_samples']} samples: the same to {error:.0e}, in {seconds[0]:.3f} s "
-            f"instead of {seconds[1]:.2f} s a layer, and without a matrix that grows as N²",
-        )
-
-
-def _published_whitening(root: Path, scale: str) -> Iterator[tuple[str, str, str]]:
-    for run in results.find(root, scale, "whiten", {}, method="newton_schulz", learning_rate=0.01):
-        exact = results.find(root, scale, "whiten", run.config, method="exact", learning_rate=0.01)
-        exact = [e for e in exact if e.label == run.label]
-        lost = (run["singular_values"][0, :, -1] < 1e-4).sum(-1)  # (seed,)
-        ratio = run["gram_error"][0, :, 1] / run["gram_change"][0, :, 1]
-        text = (
-            f"{run.label}: at the end {mean_spread(lost, 0)} of {run['singular_values'].shape[-1]} singular values of "
-            f"layer 2 are below 10⁻⁴; the last step of epoch 1 moves its Gram by {mean_spread(ratio)} times what the "
-            "optimizer's step does"
-        )
-        if exact:
-            kept = (exact[0]["singular_values"][0, :, -1] < 1e-4).sum(-1)
-            text += (
-                f" (exact: {mean_spread(kept, 0)} values, {exact[0]['gram_error'][0].max():.0e} of the Gram at most)"
-            )
-        yield ("ten Newton–Schulz steps for the polar factor", "exact; the published way is an option", text)
 
 
 def replace_between(text: str, marker: str, content: str) -> str:
@@ -220,7 +324,7 @@ def documents(root: Path) -> dict[Path, str]:
     heading = "# The paper's claims, measured\n\nWritten by src/claims.py from the results of this folder.\n\n"
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     readme = replace_between(readme, "claims", table)
-    readme = replace_between(readme, "runs", runs_table(root, "paper"))
+    readme = replace_between(readme, "figures", figures_table(root, "paper"))
     readme = replace_between(readme, "differences", differences_table(root, "paper"))
     return {root / "CLAIMS.md": heading + table, ROOT / "README.md": readme}
 

@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,7 +155,7 @@ class Output:
 def produce(
     config: Common,
     experiment: str,
-    images: data.Images,
+    source: results.Source,
     axes: Mapping[str, tuple[str, ...]],
     outputs: Sequence[Output],
     compute: Callable[[Sequence[Output], results.Partial], Sequence[results.Arrays]],
@@ -166,27 +165,55 @@ def produce(
     Args:
         config: where to write, and whether to overwrite.
         experiment: names the folder of the results.
-        images: the data they are made from.
+        source: the data they are made from.
         axes: array name -> names of its axes.
         outputs: the files of one run.
         compute: from the outputs that are missing to their arrays.
     """
     paths = [results.path_for(config.results, config.scale, experiment, o.name, o.settings) for o in outputs]
     pairs = list(zip(outputs, paths, strict=True))
-    missing = [(o, path) for o, path in pairs if config.overwrite or not results.is_there(path, images)]
+    missing = [(o, path) for o, path in pairs if config.overwrite or not results.is_there(path, source)]
     if not missing:
         return
-    folder = results.partial_folder(missing[0][1], images)
-    start = time.perf_counter()
-    runs = compute([output for output, _ in missing], results.Partial(folder, config.overwrite))
-    seconds = (time.perf_counter() - start) / len(missing)
+    folder = results.partial_folder(missing[0][1], source)
+    partial = results.Partial(folder, config.overwrite)
+    runs = compute([output for output, _ in missing], partial)
+    seconds = partial.seconds / len(missing)
     for (output, path), arrays in zip(missing, runs, strict=True):
         meta = results.make_meta(
-            experiment, output.name, output.settings, axes, images, config.resolved_device, seconds
+            experiment, output.name, output.settings, axes, source, config.resolved_device, seconds
         )
         results.save(path, results.Result(arrays, meta))
         print(f"saved {path} ({seconds:.0f} s)", flush=True)
     shutil.rmtree(folder.parent, ignore_errors=True)
+
+
+def produce_each(
+    config: Common,
+    experiment: str,
+    source: results.Source,
+    axes: Mapping[str, tuple[str, ...]],
+    axis: str,
+    outputs: Sequence[Output],
+    compute: Callable[[tuple[Any, ...], results.Partial], results.Arrays],
+) -> None:
+    """One result for each value of an axis, the first of every array that has it.
+
+    A GPU computes all values together, as one batch; a CPU goes value by value and saves as it goes.
+
+    Args:
+        axis: its name; each output's value is in its settings under this name.
+        compute: from values to arrays.
+        config, experiment, source, axes, outputs: as for `produce`.
+    """
+    along = [name for name, names in axes.items() if axis in names]
+
+    def compute_missing(missing: Sequence[Output], partial: results.Partial) -> list[results.Arrays]:
+        arrays = compute(tuple(output.settings[axis] for output in missing), partial)
+        return [arrays | {name: arrays[name][i : i + 1] for name in along} for i in range(len(missing))]
+
+    for together in [outputs] if config.resolved_device == "cuda" else [[output] for output in outputs]:
+        produce(config, experiment, source, axes, together, compute_missing)
 
 
 def run(main: Callable[[], None]) -> None:

@@ -52,12 +52,7 @@ class Images:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """First 16 hexadecimal digits of the SHA-256 of every array."""
-        digest = hashlib.sha256()
-        for array in (self.x_train, self.y_train, self.x_test, self.y_test):
-            digest.update(str((array.dtype, tuple(array.shape))).encode())
-            digest.update(array.cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return fingerprint(self.x_train, self.y_train, self.x_test, self.y_test)
 
     def scale(self, batch: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         x = batch.to(dtype) / self.unit
@@ -70,6 +65,15 @@ class Images:
     def to(self, device: torch.device) -> "Images":
         moved = {key: getattr(self, key).to(device) for key in ("x_train", "y_train", "x_test", "y_test")}
         return replace(self, **moved)
+
+
+def fingerprint(*arrays: Tensor) -> str:
+    """First 16 hexadecimal digits of the SHA-256 of arrays, with their dtypes and shapes."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(str((array.dtype, tuple(array.shape))).encode())
+        digest.update(array.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def label(name: str) -> str:

@@ -104,3 +104,21 @@ class CNN(nn.Module):
     @staticmethod
     def _pool(h: Tensor) -> Tensor:
         return functional.max_pool2d(h.flatten(0, 1), 2).unflatten(0, h.shape[:2])
+
+
+class VAE(nn.Module):
+    """Variational autoencoder d–hidden×2–(μ, log σ²: latent), latent–hidden×2–d (Kingma and Welling, 2014)."""
+
+    def __init__(self, d: int, hidden: int, latent: int, generators: Sequence[torch.Generator]) -> None:
+        super().__init__()
+        self.encoder = MLP((d, hidden, hidden, 2 * latent), generators)
+        self.decoder = MLP((latent, hidden, hidden, d), generators)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (R, N, …) -> μ and log σ², each (R, N, latent)."""
+        mean, log_variance = self.encoder(x).chunk(2, dim=-1)
+        return mean, log_variance
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Latents (R, N, latent) -> pixels' logits (R, N, d); their sigmoid is the image."""
+        return self.decoder(z)

@@ -80,6 +80,27 @@ def missing_note(shown: Sequence[str], wanted: Sequence[str], command: str) -> s
     return note.strip()
 
 
+def notes(runs: Sequence[Result], preset: Any, command: str, ignore: Sequence[str] = (), **axes: str) -> str:
+    """What stands below a figure: where it differs from the paper, and what it lacks with the command that adds it.
+
+    Args:
+        runs: the results shown.
+        preset: the paper's configuration.
+        command: that makes the results.
+        ignore: settings whose difference is no difference.
+        axes: name of a result's setting -> field of the configuration that lists its values; one result a value.
+    """
+    lines = [f"Differs from the paper: {d}" for d in sorted({differences(r, preset, ignore) for r in runs} - {""})]
+    for setting, field in axes.items():
+        absent = [str(value) for value in getattr(preset, field) if value not in {r.config[setting] for r in runs}]
+        if absent:
+            flag = f"--{field.replace('_', '-')}"
+            lines.append(f"Not run here: {setting} {', '.join(absent)}. To add: {command} {flag} {' '.join(absent)}")
+    if hasattr(preset, "datasets"):
+        lines.append(missing_note([r.label for r in runs], preset.datasets, command))
+    return "\n".join(filter(None, lines))
+
+
 def finish(figure: Figure, path: Path, note: str = "") -> None:
     """Write the note below the figure and save it as PATH.png and PATH.pdf."""
     if note:
@@ -128,28 +149,30 @@ def whitening_methods(axes: Sequence[Axes], runs: Sequence[Result]) -> None:
     spectrum.set(title=f"{name}: layer 2 after training", xlabel="index, largest first", ylabel="singular value")
     error.set(title=f"{name}: change of layer 2's Gram", xlabel="epoch (its last step)", ylabel="relative change")
     accuracy(last, runs)
+    error.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     for ax in axes[:2]:
         ax.set_yscale("log")
+    error.set_ylim(top=30 * error.get_ylim()[1])  # room for the legend
     for ax in axes:
         ax.legend(fontsize=7)
 
 
-def layer_curves(ax: Axes, run: Result, name: str, ylabel: str, log: bool = False) -> None:
-    """One curve a hidden layer of a (seed, epoch, layer) array, against the epoch."""
+def layer_curves(ax: Axes, run: Result, values: np.ndarray, ylabel: str, log: bool = False) -> None:
+    """One curve a hidden layer of a run's (seed, epoch, layer) array, against the epoch."""
     layers = run["layer"]
     for i, (layer, color) in enumerate(zip(layers, layer_colors(len(layers)), strict=True)):
-        band(ax, run["epoch"], run[name][..., i], f"layer {layer}", color, log)
+        band(ax, run["epoch"], values[..., i], f"layer {layer}", color, log)
     ax.set(xlabel="epoch", ylabel=ylabel, yscale="log" if log else "linear")
 
 
 def linearity(axes: np.ndarray, run: Result) -> None:
     """Rows train and test; columns TL, surrogate, ‖Z‖², accuracy, loss (Figures 4 and 9). axes (2, 5)."""
     for row, split in zip(axes, ("train", "test"), strict=True):
-        layer_curves(row[0], run, f"{split}_tl", "Target Linearity")
+        layer_curves(row[0], run, run[f"{split}_tl"], "Target Linearity")
         chance = run[f"{split}_chance"].mean()
         row[0].axhline(chance, color="0.5", linestyle=":", label=f"chance {chance:.3f}")
-        layer_curves(row[1], run, f"{split}_surrogate", "surrogate", log=True)
-        layer_curves(row[2], run, f"{split}_response_norm", "$\\|Z\\|_F^2$", log=True)
+        layer_curves(row[1], run, run[f"{split}_surrogate"], "surrogate", log=True)
+        layer_curves(row[2], run, run[f"{split}_response_norm"], "$\\|Z\\|_F^2$", log=True)
         band(row[3], run["epoch"], 100 * run[f"{split}_accuracy"], split, "0.2")
         band(row[4], run["epoch"], run[f"{split}_loss"], split, "0.2")
         row[3].set(xlabel="epoch", ylabel="accuracy (%)")
@@ -157,3 +180,19 @@ def linearity(axes: np.ndarray, run: Result) -> None:
         for ax in row:
             ax.set_title(f"{run.label}, {split}")
         row[0].legend(fontsize=7)
+
+
+def strip(ax: Axes, images: np.ndarray, label: str) -> None:
+    """Images (N, C, H, W), uint8, side by side, with a label on the left."""
+    row = np.concatenate(list(np.pad(images, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=255)), axis=2)
+    pixels = np.broadcast_to(row, (3, *row.shape[1:])) if len(row) == 1 else row  # grey as colour
+    ax.imshow(pixels.transpose(1, 2, 0), interpolation="nearest")
+    ax.set(xticks=[], yticks=[])
+    ax.grid(False)
+    ax.spines[:].set_visible(False)
+    ax.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
+
+
+def value_colors(values: Sequence[float]) -> dict[float, Any]:
+    """A colour for each value of an axis, in order."""
+    return dict(zip(sorted(values), plt.get_cmap("plasma")(np.linspace(0, 0.85, len(values))), strict=True))

@@ -16,25 +16,9 @@ from dataclasses import dataclass
 import claims
 import cli
 import results
+from figures import RECIPES, Recipe
 
 NOTEBOOKS = cli.ROOT / "notebook"
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a figure is made: scripts with their flags (more of them at quick scale), then a notebook."""
-
-    scripts: tuple[tuple[str, ...], ...]
-    notebook: str
-    quick: tuple[str, ...] = ()
-
-
-RECIPES = {
-    "2": Recipe((("whiten",),), "whitening_plot"),
-    "4": Recipe((("target_linearity",),), "metrics_plot"),
-    "6": Recipe((("whiten_cnn",),), "whitening_plot"),
-    "9": Recipe((("target_linearity", "--optimizer", "adam"),), "metrics_plot", ("--learning-rate", "0.002")),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +35,13 @@ class Config(cli.Common):
         cli.check(self, choices={"figures": tuple(RECIPES)}, empty=("datasets",))
 
 
-def flags(config: Config) -> list[str]:
-    """The shared flags, as they are handed on to every script."""
+def flags(config: Config, recipe: Recipe) -> list[str]:
+    """The shared flags, as they are handed on to a figure's scripts."""
     given = ["--scale", config.scale, "--data", str(config.data), "--results", str(config.results)]
     given += ["--device", config.device, "--jobs", str(config.jobs)]
     given += ["--overwrite"] if config.overwrite else []
-    return given + (["--datasets", *config.datasets] if config.datasets else [])
+    given += recipe.quick if config.scale == "quick" else ()
+    return given + (["--datasets", *config.datasets] if config.datasets and recipe.datasets else [])
 
 
 def execute_notebook(name: str, config: Config) -> bool:
@@ -110,14 +95,17 @@ def main() -> None:
     results.check_writable(config.results)
     seconds: dict[str, float] = {}
     failed: set[str] = set()
+    ended: dict[tuple[str, ...], bool] = {}  # whether a command ended well; two figures may share one
     for figure in config.figures:
         start = time.perf_counter()
         recipe = RECIPES[figure]
         for script, *options in recipe.scripts:
-            command = [sys.executable, str(cli.ROOT / "src" / "experiment" / f"{script}.py"), *options, *flags(config)]
-            command += recipe.quick if config.scale == "quick" else ()
-            print(f"figure {figure}: {script}.py {' '.join(options)}".rstrip(), flush=True)
-            if subprocess.run(command).returncode:
+            path = str(cli.ROOT / "src" / "experiment" / f"{script}.py")
+            command = (sys.executable, path, *options, *flags(config, recipe))
+            if command not in ended:
+                print(f"figure {figure}: {script}.py {' '.join(options)}".rstrip(), flush=True)
+                ended[command] = subprocess.run(command).returncode == 0
+            if not ended[command]:
                 failed.add(figure)
         seconds[figure] = time.perf_counter() - start
     for name in dict.fromkeys(RECIPES[figure].notebook for figure in config.figures):

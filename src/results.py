@@ -12,16 +12,27 @@ import platform
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 SCHEMA = 1
 Arrays = dict[str, np.ndarray]
+
+
+class Source(Protocol):
+    """What a result is made from: data with a name and a fingerprint, as data.Images."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def fingerprint(self) -> str: ...
 
 
 class ResultError(Exception):
@@ -83,11 +94,11 @@ def make_meta(
     name: str,
     config: Mapping[str, Any],
     axes: Mapping[str, tuple[str, ...]],
-    data: Any,
+    data: Source,
     device: str,
     seconds: float,
 ) -> dict[str, Any]:
-    """The JSON part of a result; `data` has a name and a fingerprint."""
+    """The JSON part of a result."""
     import scipy
     import sklearn
     import torch
@@ -169,7 +180,7 @@ def find(root: Path, scale: str, experiment: str, like: Mapping[str, Any], **wan
     return [result for _, (_, result) in sorted(best.items())]
 
 
-def is_there(path: Path, data: Any) -> bool:
+def is_there(path: Path, data: Source) -> bool:
     """Whether `path` holds a result made from this data; raises ResultError where it was made from other data."""
     if not path.exists():
         return False
@@ -180,7 +191,7 @@ def is_there(path: Path, data: Any) -> bool:
     return True
 
 
-def partial_folder(path: Path, data: Any) -> Path:
+def partial_folder(path: Path, data: Source) -> Path:
     """Where the finished replicas of the run that makes `path` wait for the rest: one a data set and commit."""
     return path.parent / ".partial" / path.stem / f"{data.fingerprint}-{_commit()}"
 
@@ -205,6 +216,14 @@ class Partial:
         self.folder = folder
         if fresh:
             shutil.rmtree(folder, ignore_errors=True)
+        self._start = time.perf_counter()
+        earlier = self.get({"seconds": "of all replicas"})
+        self._earlier = float(earlier["seconds"]) if earlier else 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of work so far; of a run that was cut off, up to the last replica that it finished."""
+        return self._earlier + time.perf_counter() - self._start
 
     def _path(self, piece: Mapping[str, Any]) -> Path:
         return self.folder / f"{digest(piece)}.npz"
@@ -217,6 +236,7 @@ class Partial:
 
     def put(self, piece: Mapping[str, Any], arrays: Arrays) -> None:
         write_npz(self._path(piece), arrays)
+        write_npz(self._path({"seconds": "of all replicas"}), {"seconds": np.array(self.seconds)})
 
 
 @cache

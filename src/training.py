@@ -26,7 +26,7 @@ from tqdm import tqdm
 from data import Images
 from results import Arrays, Partial
 
-STREAMS = ("weights", "order", "measurement")
+STREAMS = ("weights", "order", "measurement", "labels", "noise")
 EVALUATION_BATCH = 2000
 
 
@@ -36,14 +36,18 @@ class Diverged(Exception):
 
 @dataclass(frozen=True)
 class Replica:
-    """One run of a batch: its seed, and the optimizer options that may differ within the batch, as lr."""
+    """One run of a batch: its seed, and what may differ within the batch.
+
+    options: of the optimizer, as lr. settings: whatever else the experiment varies, as a label's noise.
+    """
 
     seed: int
     options: Mapping[str, float] = field(default_factory=dict)
+    settings: Mapping[str, float] = field(default_factory=dict)
 
 
 def generator(seed: int, stream: str) -> torch.Generator:
-    """The generator of one purpose ("weights", "order" or "measurement") of one seed, on the CPU."""
+    """The generator of one purpose (one of STREAMS) of one seed, on the CPU."""
     state = np.random.SeedSequence([seed, STREAMS.index(stream)]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))
 
@@ -72,6 +76,11 @@ def parameter_groups(model: nn.Module, replicas: Sequence[Replica]) -> tuple[lis
     return groups, share
 
 
+def cross_entropy(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Mean cross-entropy over each replica's batch, summed over replicas; x (R, B, …), y (R, B)."""
+    return functional.cross_entropy(model(x).flatten(0, 1), y.flatten(), reduction="sum") / y.shape[1]
+
+
 def train(
     model: nn.Module,
     data: Images,
@@ -81,19 +90,24 @@ def train(
     *,
     epochs: int,
     batch_size: int,
+    loss: Callable[[nn.Module, Tensor, Tensor], Tensor] = cross_entropy,
+    labels: Tensor | None = None,
     attach: Callable[[torch.optim.Optimizer], Any] | None = None,
     description: str = "",
 ) -> Arrays:
-    """Train a classifier by mini-batches, every replica on a batch order of its own.
+    """Train by mini-batches, every replica on a batch order of its own.
 
     Args:
-        model: parameters (R, …); maps (R, B, …) images to (R, B, c) logits.
+        model: parameters (R, …); the default loss wants logits (R, B, c) of images (R, B, …).
         data: on the model's device.
         replicas: the R replicas, in the order of the model's replica axis.
         optimizer: makes the optimizer from parameter groups.
         measure: called before training and after each epoch; name -> (R, …).
         epochs: passes over the training set.
         batch_size: the last batch of an epoch may be smaller.
+        loss: from model, x (R, B, …) and y (R, B) to the sum over replicas of each one's mean loss: so their
+            gradients do not mix.
+        labels: (R, N) labels of each replica, instead of the data's.
         attach: called once with the optimizer, for hooks.
         description: shown beside the progress bar.
 
@@ -111,17 +125,14 @@ def train(
     device = data.x_train.device
     dtype = next(model.parameters()).dtype
     record = [_measured(measure, model)]
-    with tqdm(total=epochs, desc=description, position=_position, disable=None, leave=False) as bar:
+    with progress(epochs, description) as bar:
         for epoch in range(1, epochs + 1):
             order = torch.stack([torch.randperm(len(data.x_train), generator=g) for g in orders])  # (R, N)
             for index in order.to(device).split(batch_size, dim=1):  # (R, B)
                 # index_select copies whole rows: seven times faster here than indexing
                 batch = data.x_train.index_select(0, index.flatten()).unflatten(0, index.shape)
-                logits = model(data.scale(batch, dtype))  # (R, B, c)
-                target = data.y_train[index]
-                # the mean over each replica's batch, summed over replicas: their gradients do not mix
-                loss = functional.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="sum")
-                (loss / index.shape[1]).backward()
+                target = data.y_train[index] if labels is None else labels.gather(1, index)  # (R, B)
+                loss(model, data.scale(batch, dtype), target).backward()
                 share()
                 try:
                     stepper.step()
@@ -152,10 +163,10 @@ def batches(data: Images, split: str, replicas: int, dtype: torch.dtype) -> Iter
 
 
 def score(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Of logits (R, B, c) and labels (B,): number right and summed cross-entropy, each (R,) in float64."""
+    """Of logits (R, B, c) and labels (B,) or (R, B): number right and summed cross-entropy, each (R,) in float64."""
     right = (logits.argmax(-1) == y).sum(-1, dtype=torch.float64)
     replicas, size, _ = logits.shape
-    loss = functional.cross_entropy(logits.flatten(0, 1), y.repeat(replicas), reduction="none")
+    loss = functional.cross_entropy(logits.flatten(0, 1), y.expand(replicas, size).flatten(), reduction="none")
     return right, loss.view(replicas, size).sum(-1, dtype=torch.float64)
 
 
@@ -210,7 +221,7 @@ def train_all(
     jobs = jobs or available_cores()
     keep_freed_memory()
     if device == "cuda" or jobs <= 1:
-        with threads(torch.get_num_threads() if device == "cuda" else 1):
+        with threads(torch.get_num_threads() if device == "cuda" else 1), denormals_flushed():
             for group in groups:
                 keep(group, train_group([replicas[i] for i in group]))
     else:
@@ -255,9 +266,15 @@ def _pool(jobs: int) -> ProcessPoolExecutor:
 _position = 0  # line of this process' progress bar
 
 
+def progress(total: int, description: str) -> tqdm:
+    """A progress bar on this process' own line; quiet where there is no terminal."""
+    return tqdm(total=total, desc=description, position=_position, disable=None, leave=False)
+
+
 def _start_worker(lock: Any, counter: Any) -> None:
     global _position
     torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
     keep_freed_memory()
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()  # never outlive it
@@ -280,6 +297,20 @@ def keep_freed_memory() -> None:
         return
     for option in (-3, -1):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
         mallopt(option, 1 << 30)
+
+
+@contextmanager
+def denormals_flushed() -> Iterator[None]:
+    """Count numbers below the smallest normal one (10⁻³⁸ in float32) as zero, in this thread.
+
+    Gradients of units that are switched off fall so low late in training, and a CPU takes a hundred times longer to
+    multiply such numbers: steps of the MLP at rate 0.1 took four times as long after twenty epochs.
+    """
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def available_cores() -> int:

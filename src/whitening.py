@@ -132,7 +132,6 @@ def execute(build: Build, config: Any, experiment: str) -> None:
     for dataset in config.datasets:  # that the network takes these images, before any work
         build(config, data.load(dataset, config.data, config.resolved_device), [training.generator(0, "weights")])
     fixed = config.hyperparameters("datasets", "methods", "learning_rates", "newton_schulz_rates")
-    by_rate = [name for name, axes in AXES.items() if "learning_rate" in axes]
     for dataset in config.datasets:
         images = data.load(dataset, config.data, config.resolved_device)
         for method in config.methods:
@@ -146,13 +145,8 @@ def execute(build: Build, config: Any, experiment: str) -> None:
             ]
 
             def compute(
-                missing: Sequence[cli.Output], partial: Partial, dataset: str = dataset, method: str = method
-            ) -> list[Arrays]:
-                rates = tuple(output.settings["learning_rate"] for output in missing)
-                arrays = run(build, replace(config, learning_rates=rates), dataset, method, partial)
-                slices = [{name: arrays[name][i : i + 1] for name in by_rate} for i in range(len(rates))]
-                return [arrays | part for part in slices]
+                rates: tuple[float, ...], partial: Partial, dataset: str = dataset, method: str = method
+            ) -> Arrays:
+                return run(build, replace(config, learning_rates=rates), dataset, method, partial)
 
-            # a GPU takes all rates as one batch; a CPU goes rate by rate and saves as it goes
-            for together in [outputs] if config.resolved_device == "cuda" else [[output] for output in outputs]:
-                cli.produce(config, experiment, images, AXES, together, compute)
+            cli.produce_each(config, experiment, images, AXES, "learning_rate", outputs, compute)

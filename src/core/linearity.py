@@ -60,57 +60,106 @@ def report(moments: FeatureMoments) -> LinearityReport:
     Warns:
         RuntimeWarning: n ≤ d, where every target is linear in features of full rank.
     """
-    if not moments.n:
-        raise ValueError("no samples: update the moments before their report")
-    total = moments.target_scatter.trace()
-    if not (math.isfinite(total) and bool(torch.isfinite(moments.scatter.diagonal()).all())):
-        raise ValueError("features or targets are not finite")
+    span = _span(moments)
+    total = moments.target_variance.sum()
+    if not math.isfinite(total):
+        raise ValueError("targets are not finite")
     if total <= moments.n * (_rounding(moments.target_mean) ** 2).sum():
         raise ValueError("the targets are constant: Target Linearity has no meaning")
     n, d = moments.n, moments.d
     if n <= d:
         warnings.warn(f"{n} samples of {d} features: any target may be linear in them", RuntimeWarning, stacklevel=2)
 
-    norms = moments.scatter.diagonal().clamp_min(0).sqrt()  # (d,)
-    varies = norms > math.sqrt(n) * _rounding(moments.feature_mean)
-    scale = torch.where(varies, 1 / norms, 0.0)  # D^(-1/2)
-    eigenvalues, vectors = torch.linalg.eigh(moments.scatter * scale * scale[:, None])  # of D^(-1/2) S D^(-1/2)
-    cutoff = max(n, d) * EPS
-    kept = (eigenvalues > cutoff * eigenvalues[-1]) & (eigenvalues > 0)
-    root = eigenvalues[kept].rsqrt()  # (rank,)
-    basis = vectors[:, kept] * root  # (d, rank), so that S⁺ = D^(-1/2) basis basisᵀ D^(-1/2) on the range of S
-    cross = basis.mT @ (scale[:, None] * moments.cross)  # (rank, c)
-    scaled_mean = scale * moments.feature_mean  # (d,)
-    mean = basis.mT @ scaled_mean  # (rank,)
-
-    # in columns of unit length about zero, so that one far column does not hide the means of the others
-    length = (norms**2 + n * moments.feature_mean**2).sqrt()
-    share = torch.where(varies, 1 / length, 0.0)
-    span = torch.linalg.qr((norms * share)[:, None] * vectors[:, kept]).Q  # range of S
-    centre = math.sqrt(n) * moments.feature_mean * share
-    outside = centre - span @ (span.mT @ centre)
-    constant = bool((moments.feature_mean[~varies] != 0).any())  # a dropped column that is not zero
-    constant |= bool(outside.norm() > math.sqrt(cutoff) * centre.norm())
-    rank = int(kept.sum())
+    cross = span.basis.mT @ moments.cross  # (rank, c)
     explained = (cross**2).sum()
     share_of_constant = 1.0  # how much of the constant function is linear in the features
-    if not constant:
+    if span.ones is None:
+        mean = span.basis.mT @ moments.feature_mean  # (rank,)
         along = n * (mean**2).sum()
         explained = explained - n * ((cross.mT @ mean) ** 2).sum() / (1 + along)
         share_of_constant = float(along / (1 + along))
     value = min(max(float(explained / total), 0.0), 1.0)
     # centred targets fill n − 1 dimensions at random; the features span these many of them on average
-    chance = min((rank + constant - share_of_constant) / (n - 1), 1.0)
+    rank = span.basis.shape[1]
+    chance = min((rank + (span.ones is not None) - share_of_constant) / (n - 1), 1.0)
     return LinearityReport(
         value=value,
         rank=rank,
-        condition=float(root.max() / root.min()) if rank else 1.0,
-        cutoff=cutoff,
+        condition=float((span.eigenvalues.max() / span.eigenvalues.min()).sqrt()) if rank else 1.0,
+        cutoff=span.cutoff,
         n=n,
         d=d,
         chance=chance,
         adjusted=(value - chance) / (1 - chance) if chance < 1 else math.nan,
     )
+
+
+def read_out(moments: FeatureMoments) -> Tensor:
+    """The least-squares map behind Target Linearity: B (d, c) with Y − Ȳ ≈ H B, without an intercept.
+
+    On the samples of the moments, 1 − ‖Y − Ȳ − H B‖² / ‖Y − Ȳ‖² is TL; for other samples predict H B + ȳ. Where
+    several B fit equally well, this is one of them.
+
+    Returns:
+        (d, c) float64.
+
+    Raises:
+        ValueError: no samples, or features that are not finite.
+    """
+    span = _span(moments)
+    slopes = span.basis @ (span.basis.mT @ moments.cross)  # S⁺ C (d, c), the map with an intercept
+    mean = moments.feature_mean
+    if span.ones is not None:
+        return slopes - torch.outer(span.ones, mean @ slopes)  # the intercept as a function of the features
+    towards = span.basis @ (span.basis.mT @ mean)  # S⁺ μ (d,)
+    return slopes - torch.outer(towards, mean @ slopes) * (moments.n / (1 + moments.n * (mean @ towards)))
+
+
+@dataclass(frozen=True)
+class _Span:
+    """The linear functions of the features.
+
+    basis: (d, rank) with S⁺ = basis basisᵀ on the range of S. eigenvalues: (rank,), those kept of the correlation
+    matrix. cutoff: see `report`. ones: v (d,) with H v = 1 where the constant is one of the functions, else None.
+    """
+
+    basis: Tensor
+    eigenvalues: Tensor
+    cutoff: float
+    ones: Tensor | None
+
+
+def _span(moments: FeatureMoments) -> _Span:
+    if not moments.n:
+        raise ValueError("no samples: update the moments first")
+    n, mean = moments.n, moments.feature_mean
+    diagonal = moments.scatter.diagonal()
+    if not bool(torch.isfinite(diagonal).all()):
+        raise ValueError("features are not finite")
+    norms = diagonal.clamp_min(0).sqrt()  # (d,)
+    varies = norms > math.sqrt(n) * _rounding(mean)
+    scale = torch.where(varies, 1 / norms, 0.0)  # D^(-1/2)
+    eigenvalues, vectors = torch.linalg.eigh(moments.scatter * scale * scale[:, None])  # of D^(-1/2) S D^(-1/2)
+    cutoff = max(n, moments.d) * EPS
+    kept = (eigenvalues > cutoff * eigenvalues[-1]) & (eigenvalues > 0)
+    basis = scale[:, None] * vectors[:, kept] * eigenvalues[kept].rsqrt()
+
+    # in columns of unit length about zero, so that one far column does not hide the means of the others
+    share = torch.where(varies, 1 / (norms**2 + n * mean**2).sqrt(), 0.0)
+    centre = math.sqrt(n) * mean * share
+    outside = torch.zeros_like(mean)  # the mean's part outside the range of S, none where S has full rank
+    if kept.sum() < varies.sum():
+        range_of_s = torch.linalg.qr((norms * share)[:, None] * vectors[:, kept]).Q
+        outside = centre - range_of_s @ (range_of_s.mT @ centre)
+    dropped = torch.where(varies, 0.0, mean)
+    ones = None
+    if bool((dropped != 0).any()):  # a column that is constant and not zero
+        ones = torch.zeros_like(mean)
+        largest = dropped.abs().argmax()
+        ones[largest] = 1 / mean[largest]
+    elif bool(outside.norm() > math.sqrt(cutoff) * centre.norm()):
+        ones = share * outside * (math.sqrt(n) / (outside @ centre))
+    return _Span(basis, eigenvalues[kept], cutoff, ones)
 
 
 def target_linearity(features: Tensor, targets: Tensor) -> float:

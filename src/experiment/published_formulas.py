@@ -85,7 +85,7 @@ def published_linearity(features: Tensor, targets: Tensor) -> float:
     try:
         inverse = torch.linalg.inv(gram)
     except RuntimeError:
-        inverse = torch.linalg.inv(gram + 1e-5 * torch.eye(len(gram)))
+        inverse = torch.linalg.inv(gram + 1e-5 * torch.eye(len(gram), device=gram.device))
     residual = y - h @ (inverse @ (h.mT @ y))
     return float(1 - residual.square().sum() / y.square().sum())
 
@@ -108,9 +108,9 @@ def timed(compute: Callable[[], float], repeats: int = 3) -> tuple[float, float]
 
 def run(config: Config, dataset: str) -> Arrays:
     """Train one network and measure its hidden features by both formulas; arrays as in AXES."""
-    images = data.load(dataset, config.data, "cpu")
+    images = data.load(dataset, config.data, config.resolved_device)
     widths = (images.x_train[0].numel(), *[config.width] * config.depth, images.classes)
-    model = MLP(widths, [training.generator(config.seed, "weights")])
+    model = MLP(widths, [training.generator(config.seed, "weights")]).to(config.resolved_device)
     one_hot = functional.one_hot(images.y_train).float()
     targets = one_hot - one_hot.mean(0)
 
@@ -138,6 +138,7 @@ def run(config: Config, dataset: str) -> Arrays:
     arrays = {name: value[0] for name, value in trained.items()}
     g = training.generator(config.seed, "measurement")
     few = torch.randperm(len(one_hot), generator=g)[: config.surrogate_samples]  # data may be sorted by class
+    few = few.to(one_hot.device)
     rows = []
     with torch.no_grad():
         for h, layer in zip(hidden(), model.layers[1:], strict=True):

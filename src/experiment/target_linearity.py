@@ -25,9 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import cli
 import data
+import layers
 import training
-from core.linearity import moments_surrogate, report, response_norm
-from core.moments import FeatureMoments
 from models import MLP
 from results import Arrays, Partial
 from training import Replica
@@ -80,27 +79,9 @@ AXES = {
 
 def measure(model: MLP, images: data.Images, split: str) -> dict[str, Tensor]:
     """Accuracy, loss (R,) and the measures of every hidden layer (R, layer), in one pass over a split."""
-    weights = [layer.weight for layer in model.layers]  # each (R, m, d)
-    replicas = range(weights[0].shape[0])
-    moments = [[FeatureMoments() for _ in weights[1:]] for _ in replicas]
-    total = torch.zeros(2, len(replicas), dtype=torch.float64, device=weights[0].device)
-    for x, y in training.batches(images, split, len(replicas), weights[0].dtype):
-        hidden = model.hidden(x)
-        total += torch.stack(training.score(model.layers[-1](hidden[-1]), y))
-        for r in replicas:
-            for sums, h in zip(moments[r], hidden, strict=True):
-                sums.update(h[r], y)
-    accuracy, loss = total / len(images.split(split)[1])
-    rows = [
-        [
-            (found.value, found.rank, found.chance, moments_surrogate(sums, weight[r]), response_norm(sums, weight[r]))
-            for sums, weight in zip(moments[r], weights[1:], strict=True)
-            for found in [report(sums)]
-        ]
-        for r in replicas
-    ]
-    layers = torch.tensor(rows, dtype=torch.float64).unbind(-1)  # each (R, layer)
-    values = {"accuracy": accuracy, "loss": loss, **dict(zip(PER_LAYER, layers, strict=True))}
+    (moments,), (score,) = layers.one_pass(model, images, split)
+    weights = [layer.weight for layer in model.layers[1:]]
+    values = score | layers.linearity(moments) | layers.responses(moments, weights)
     return {f"{split}_{name}": value for name, value in values.items()}
 
 

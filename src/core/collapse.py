@@ -1,0 +1,96 @@
+"""Neural Collapse: how far features and classifier are from one point a class at the vertices of a simplex.
+
+NC1 to NC4 of Papyan, Han and Donoho, "Prevalence of neural collapse during the terminal phase of deep learning
+training" (PNAS 2020). With n_k samples and mean μ_k of class k of K, μ the mean of all samples and M (d, K) the
+columns μ_k − (mean of the class means):
+
+    Σ_B = Σ_k (n_k / n) (μ_k − μ)(μ_k − μ)ᵀ,  Σ_W the scatter within classes over n,  Σ_W + Σ_B = S / n
+    NC1 = tr(Σ_W Σ_B⁺) / K
+    NC2   lengths and angles of the columns of M, of a simplex all equal and cos = −1 / (K − 1)
+    NC3 = ‖W / ‖W‖ − Mᵀ / ‖M‖‖²
+    NC4   share of samples that the nearest class mean classifies otherwise than the network
+
+For classes of equal size, Target Linearity with an intercept is TL₁ = tr((Σ_W + Σ_B)⁺ Σ_B) / (K − 1): with a_i the
+K − 1 eigenvalues of Σ_W Σ_B⁺ it is the mean of 1 / (1 + a_i), and NC1 their sum over K. Hence (Jensen)
+
+    TL₁ ≥ 1 / (1 + K NC1 / (K − 1)),
+
+with equality where all a_i are equal: NC1 → 0 forces TL₁ → 1 (ours).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .linearity import EPS
+from .moments import FeatureMoments
+
+
+@dataclass(frozen=True)
+class CollapseReport:
+    """NC1 to NC3 of one layer; all are zero at full collapse.
+
+    nc1: tr(Σ_W Σ_B⁺) / K.
+    nc2_norm: standard deviation of the lengths ‖M_k‖ over their mean.
+    nc2_angle: mean over pairs of classes of |cos(M_k, M_l) + 1 / (K − 1)|.
+    nc3: ‖W / ‖W‖ − Mᵀ / ‖M‖‖²_F, in [0, 4]; None without the classifier's weight.
+    """
+
+    nc1: float
+    nc2_norm: float
+    nc2_angle: float
+    nc3: float | None
+
+
+def class_means(moments: FeatureMoments) -> Tensor:
+    """Means μ_k of the features of each class (d, K), of moments whose targets are classes.
+
+    Raises:
+        ValueError: targets that are not classes, or a class without samples.
+    """
+    counts = moments.n * moments.target_mean  # (K,)
+    if not moments.classes:
+        raise ValueError("Neural Collapse is of classes: update the moments with class indices")
+    if not bool((counts > 0.5).all()):
+        raise ValueError(f"class {int(counts.argmin())} has no samples")
+    return moments.feature_mean[:, None] + moments.cross / counts  # Σ_{i in k} (h_i − μ) is C's column k
+
+
+def collapse(moments: FeatureMoments, weight: Tensor | None = None) -> CollapseReport:
+    """NC1 to NC3 of features and their classes.
+
+    Args:
+        moments: of class indices.
+        weight: (K, d) of the classifier that reads these features.
+    """
+    means = class_means(moments)  # (d, K)
+    classes = means.shape[1]
+    apart = means - moments.feature_mean[:, None]
+    between = (apart * moments.target_mean) @ apart.mT  # Σ_B (d, d)
+    within = moments.scatter / moments.n - between
+    nc1 = (within * torch.linalg.pinv(between, rtol=max(between.shape) * EPS, hermitian=True)).sum() / classes
+    centred = means - means.mean(1, keepdim=True)
+    norms = centred.norm(dim=0)
+    cosines = (centred.mT @ centred) / torch.outer(norms, norms)
+    pairs = ~torch.eye(classes, dtype=torch.bool, device=cosines.device)
+    nc3 = None
+    if weight is not None:
+        rows = weight.detach().to(centred)
+        nc3 = float((rows / rows.norm() - centred.mT / centred.norm()).square().sum())
+    return CollapseReport(
+        nc1=float(nc1),
+        nc2_norm=float(norms.std(correction=0) / norms.mean()),
+        nc2_angle=float((cosines[pairs] + 1 / (classes - 1)).abs().mean()),
+        nc3=nc3,
+    )
+
+
+def nearest_mean_disagreement(features: Tensor, predictions: Tensor, means: Tensor) -> float:
+    """NC4: share of samples whose nearest class mean is not the class that the network predicts.
+
+    Args:
+        features: (N, d). predictions: (N,) class indices. means: (d, K), as `class_means`.
+    """
+    nearest = torch.cdist(features.to(means), means.mT.contiguous()).argmin(1)
+    return float((nearest != predictions).double().mean())
