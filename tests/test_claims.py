@@ -1,7 +1,7 @@
 """Verdicts on planted results: the rules of src/claims.py decide as they say."""
 
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +9,16 @@ import pytest
 import claims
 import results
 import whitening
-from experiment import target_linearity, whiten
+from experiment import (
+    gram_virtual_covariance,
+    grokking,
+    random_label,
+    staircase,
+    swissroll,
+    target_linearity,
+    vae_target_linearity,
+    whiten,
+)
 
 DATA = SimpleNamespace(name="planted", fingerprint="0" * 16)
 
@@ -77,6 +86,127 @@ def test_linearity_must_rise_with_training_and_depth(
     plant(tmp_path, "target_linearity", "planted-sgd", settings, arrays, axes)
     assert judge(tmp_path, 3, "4") == expected
     assert judge(tmp_path, 3, "9") == "not measured"
+
+
+def plant_run(root: Path, script: ModuleType, name: str, arrays: dict, **settings: object) -> None:
+    """A result of a script's default configuration with some settings of its own."""
+    experiment = script.__name__.rpartition(".")[2]
+    axes = {key: script.AXES[key] for key in arrays}
+    arrays = {key: np.asarray(value, float) for key, value in arrays.items()}
+    plant(root, experiment, name, {**script.Config().hyperparameters(), **settings}, arrays, axes)
+
+
+@pytest.mark.parametrize(
+    ("at_50", "expected"),
+    [([0.95, 0.99, 0.5], "holds"), ([0.95, 0.5, 0.5], "does not hold"), ([0.91, 0.92, 0.93], "holds")],
+)
+def test_the_swiss_roll_must_be_straight_at_epoch_50_for_most_seeds(
+    tmp_path: Path, at_50: list[float], expected: str
+) -> None:
+    r2 = np.zeros((3, 101))
+    r2[:, 50], r2[:, 51:] = at_50, 1.0
+    plant_run(tmp_path, swissroll, "swissroll", {"r2": r2, "r2_frozen": np.zeros_like(r2)})
+    assert judge(tmp_path, 1, "1") == expected
+
+
+@pytest.mark.parametrize(
+    ("tl", "error", "of_tl", "of_interpolation"),
+    [
+        ([0.9, 0.8, 0.7, 0.6, 0.5], [1, 2, 3, 4, 5], "holds", "holds"),
+        ([0.9, 0.8, 0.7, 0.6, 0.5], [5, 4, 3, 2, 1], "holds", "does not hold"),
+        ([0.5, 0.6, 0.7, 0.8, 0.9], [5, 4, 3, 2, 1], "does not hold", "holds"),
+        ([0.9, 0.7, 0.8, 0.6, 0.5], [1, 2, 3, 4, 5], "holds", "holds"),  # rank correlation −0.9
+        ([0.7, 0.9, 0.6, 0.8, 0.5], [1, 2, 3, 4, 5], "does not hold", "does not hold"),
+    ],
+)
+def test_vaes_are_judged_by_rank_correlations_at_their_best_epochs(
+    tmp_path: Path, tl: list[float], error: list[float], of_tl: str, of_interpolation: str
+) -> None:
+    best = np.array([[1], [0], [2], [1], [0]])
+    arrays = {"tl": np.full((5, 1, 3), 0.1), "interpolation_error": np.full((5, 1, 3), 9.0)}
+    for i, epoch in enumerate(best[:, 0]):
+        arrays["tl"][i, 0, epoch], arrays["interpolation_error"][i, 0, epoch] = tl[i], error[i]
+    axes = {"beta": [0.1, 0.5, 1, 2, 5], "best_epoch": best}
+    settings = {**vae_target_linearity.Config().hyperparameters(), "dataset": DATA.name}
+    named = {**arrays, "beta": np.array(axes["beta"]), "best_epoch": best}
+    of_arrays = {name: vae_target_linearity.AXES[name] for name in named}
+    plant(tmp_path, "vae_target_linearity", "planted", settings, named, of_arrays)
+    assert judge(tmp_path, 4, "10") == of_tl
+    assert judge(tmp_path, 4, "5") == of_interpolation
+
+
+@pytest.mark.parametrize(
+    ("distance", "movement", "narrow_error", "expected"),
+    [
+        (0.05, 0.05, 0.5, "holds"),
+        (0.5, 0.05, 0.5, "holds in part"),
+        (0.05, 0.05, 0.9, "holds in part"),
+        (0.5, 0.5, 0.9, "does not hold"),
+    ],
+)
+def test_lazy_and_rich_are_judged_by_the_widest_and_the_narrowest(
+    tmp_path: Path, distance: float, movement: float, narrow_error: float, expected: str
+) -> None:
+    for width, wide in ((32, 0.0), (1024, 1.0), (128, 0.0)):
+        arrays = {
+            "ols_distance": [[2, 2 * (distance if wide else 0.99)]],
+            "ols_movement": [[0, 4 * (movement if wide else 0.99)]],
+            "ols_error": [[3, 3 * (narrow_error if width == 32 else 1.5)]],
+            "loss": [[4, 4]],
+        }
+        plant_run(tmp_path, staircase, f"width{width}", arrays, width=width)
+    assert judge(tmp_path, 5, "8") == expected
+
+
+@pytest.mark.parametrize(
+    ("last", "first", "expected"),
+    [
+        ([0.9, 0.6, 0.2], [0.5, 0.4, 0.2], "holds"),
+        ([0.9, 0.6, 0.7], [0.5, 0.4, 0.6], "does not hold"),  # TL rises from the second p to the third
+        ([0.9, 0.6, 0.5], [0.5, 0.5, 0.3], "does not hold"),  # the order by depth does
+    ],
+)
+def test_random_labels_must_lower_linearity_and_its_order_at_every_step(
+    tmp_path: Path, last: list[float], first: list[float], expected: str
+) -> None:
+    for p, of_last, of_first in zip((1.0, 0.0, 0.5), (last[2], *last[:2]), (first[2], *first[:2]), strict=True):
+        tl = np.array([[[[0.1, 0.1, 0.1], [of_first, 0.1, of_last]]]])
+        arrays = {"train_tl": tl, "train_tl_true": tl}
+        plant_run(tmp_path, random_label, f"planted-p{p}", arrays, probability=p, dataset=DATA.name)
+    assert judge(tmp_path, 7, "12") == expected
+
+
+@pytest.mark.parametrize(("sign", "expected"), [(1.0, "holds"), (-1.0, "does not hold")])
+def test_grokking_is_judged_by_the_correlation_of_the_two_gaps(tmp_path: Path, sign: float, expected: str) -> None:
+    gap = np.array([0.0, 0.2, 0.8, 0.5, 0.1])
+    tl = np.stack([np.zeros(5), np.full(5, 0.4), 0.4 + sign * gap], axis=-1)[None, None]
+    arrays = {"train_tl": tl, "train_accuracy": (0.1 + gap)[None, None], "test_accuracy": np.full((1, 1, 5), 0.1)}
+    plant_run(tmp_path, grokking, "planted-wd0.5", arrays, weight_decay=0.5)
+    assert judge(tmp_path, 8, "13") == expected
+
+
+@pytest.mark.parametrize(
+    ("power", "residual", "cosine", "expected"),
+    [
+        (1.0, 1e-15, 1.0, "holds"),
+        (2.0, 1e-15, 1.0, "does not hold"),
+        (1.0, 1e-5, 1.0, "does not hold"),
+        (1.0, 1e-15, 0.9, "does not hold"),
+    ],
+)
+def test_the_gram_must_follow_to_first_order(
+    tmp_path: Path, power: float, residual: float, cosine: float, expected: str
+) -> None:
+    rates = np.array([0.1, 0.05, 0.025])
+    shape = (3, 2, 4, 3)  # rate, seed, point, layer
+    arrays = {
+        "rate": rates,
+        "relative_error": np.broadcast_to(rates[:, None, None, None] ** power, shape),
+        "cosine_vc": np.full(shape, cosine),
+        "residual": np.full(shape, residual),
+    }
+    plant_run(tmp_path, gram_virtual_covariance, "planted-full", arrays, batch_size=0, dataset=DATA.name)
+    assert judge(tmp_path, 9, "gram") == expected
 
 
 def test_a_document_without_its_marker_is_refused() -> None:

@@ -1,6 +1,9 @@
 """The command line of every experiment script: presets, flags, help, and one line for whatever is wrong."""
 
+import contextlib
 import dataclasses
+import functools
+import io
 import itertools
 import re
 import sys
@@ -16,10 +19,22 @@ import cli
 import data
 import results
 import training
-from experiment import target_linearity, whiten, whiten_cnn
+from experiment import (
+    gram_virtual_covariance,
+    grokking,
+    random_label,
+    staircase,
+    swissroll,
+    target_linearity,
+    vae_target_linearity,
+    vae_train,
+    whiten,
+    whiten_cnn,
+)
 
-SCRIPTS = [whiten, whiten_cnn, target_linearity]
-WHITENING = [whiten, whiten_cnn]
+IMAGE_SCRIPTS = [whiten, whiten_cnn, target_linearity, random_label, vae_train, vae_target_linearity]
+IMAGE_SCRIPTS.append(gram_virtual_covariance)
+SCRIPTS = [*IMAGE_SCRIPTS, grokking, staircase, swissroll]
 
 # a value other than the default for every field that any script has
 VALUES = {
@@ -40,9 +55,37 @@ VALUES = {
     "epochs": 3,
     "batch_size": 5,
     "width": 7,
-    "depth": 3,
+    "widths": (7, 6),
+    "depth": 5,
     "channels": 5,
+    "probabilities": (0.3, 0.6),
+    "weight_decays": (0.1, 0.2),
+    "beta1": 0.5,
+    "beta2": 0.5,
+    "modulus": 5,
+    "test_share": 0.5,
+    "betas": (1.0, 0.3),
+    "hidden": 7,
+    "latent": 3,
+    "samples": 11,
+    "steps": 3,
+    "pairs": 3,
+    "shown_beta": 0.05,
+    "shown_epochs": 3,
+    "inputs": 6,
+    "every": 3,
+    "ridge": 0.5,
+    "data_seed": 3,
+    "virtual_rate": 3.0,
+    "last_frame": 3,
+    "batch_sizes": (5, 6),
+    "rates": (0.5, 0.25),
+    "time": 20.0,
+    "points": 5,
 }
+# fields whose values have a file each
+FILES = {"datasets", "methods", "learning_rates", "newton_schulz_rates", "probabilities", "weight_decays", "betas"}
+FILES |= {"widths", "batch_sizes"}
 FIELDS = [(script, field.name) for script in SCRIPTS for field in dataclasses.fields(script.Config)]
 
 
@@ -58,8 +101,23 @@ def flags(field: str) -> list[str]:
     return [flag, *map(str, value if isinstance(value, tuple) else (value,))]
 
 
+def has(script: ModuleType, field: str) -> bool:
+    return field in {f.name for f in dataclasses.fields(script.Config)}
+
+
 def parse(script: ModuleType, *words: str) -> cli.Common:
     return cli.parse(script.Config, script.QUICK, words, script.__doc__)
+
+
+@functools.cache
+def help_of(script: ModuleType, *words: str) -> str:
+    """What --help prints, and nothing else."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.raises(SystemExit) as stop, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        parse(script, *words, "--help")
+    assert stop.value.code == 0
+    assert err.getvalue() == ""
+    return out.getvalue()
 
 
 @pytest.fixture(autouse=True)
@@ -76,19 +134,18 @@ class TestScale:
     @pytest.mark.parametrize("words", [["--scale", "quick"], ["--scale=quick"]], ids=" ".join)
     def test_quick_changes_the_defaults_it_names_and_no_others(self, script, words):
         assert parse(script, *words) == dataclasses.replace(script.Config(), scale="quick", **script.QUICK)
-        assert parse(script, *words) != dataclasses.replace(script.Config(), scale="quick")
+        papers = dataclasses.replace(script.Config(), scale="quick")
+        assert (parse(script, *words) == papers) == (script is swissroll)  # whose paper's settings take seconds
 
-    @pytest.mark.parametrize("script", SCRIPTS, ids=name)
+    @pytest.mark.parametrize("script", IMAGE_SCRIPTS, ids=name)
     def test_quick_needs_no_network(self, script):
         assert parse(script, "--scale", "quick").datasets == ("digits",)
 
     @pytest.mark.parametrize("script", SCRIPTS, ids=name)
     def test_flags_win_over_quick_in_any_order(self, script):
-        rate = "learning_rate" if script is target_linearity else "learning_rates"
-        parts = [flags(field) for field in ("scale", "epochs", rate, "seeds")]
-        expected = dataclasses.replace(
-            script.Config(), **script.QUICK | {f: VALUES[f] for f in ("scale", "epochs", rate, "seeds")}
-        )
+        fields = [f for f in ("scale", "epochs", "learning_rate", "learning_rates", "rates", "seeds") if has(script, f)]
+        parts = [flags(field) for field in fields]
+        expected = dataclasses.replace(script.Config(), **script.QUICK | {f: VALUES[f] for f in fields})
         assert all(parse(script, *itertools.chain(*order)) == expected for order in itertools.permutations(parts))
 
     @pytest.mark.parametrize("scales", [("quick", "paper"), ("paper", "quick")], ids=" then ".join)
@@ -110,28 +167,19 @@ class TestFields:
         assert given == dataclasses.replace(default, **others, **{field: VALUES[field]})
 
     @pytest.mark.parametrize(("script", "field"), FIELDS, ids=name)
-    def test_is_in_the_help_with_a_text_and_its_default(self, script, field, capsys):
-        with pytest.raises(SystemExit) as stop:
-            parse(script, "--help")
-        assert stop.value.code == 0
-        options = re.split(r"^ +(?=--?[a-z])", capsys.readouterr().out, flags=re.MULTILINE)
+    def test_is_in_the_help_with_a_text_and_its_default(self, script, field):
+        options = re.split(r"^ +(?=--?[a-z])", help_of(script), flags=re.MULTILINE)
         (block,) = (option for option in options if re.match(rf"--{field.replace('_', '-')}\b(?!-)", option))
         text = re.sub(r"--[\w-]+|\{.*?\}|\b[A-Z]+\b|\(default.*", "", block, flags=re.DOTALL)  # no flag, no kind
         assert len(re.findall(r"[a-z]{2,}", text)) >= 2
-        assert "(default: " in block
+        assert re.search(r"\(default:\s", block)
 
     @pytest.mark.parametrize("script", SCRIPTS, ids=name)
-    def test_help_begins_with_what_the_script_is_for(self, script, capsys):
-        with pytest.raises(SystemExit):
-            parse(script, "--help")
-        out, err = capsys.readouterr()
-        assert script.__doc__.splitlines()[0] in " ".join(out.split())
-        assert err == ""
+    def test_help_begins_with_what_the_script_is_for(self, script):
+        assert script.__doc__.splitlines()[0] in " ".join(help_of(script).split())
 
-    def test_help_shows_the_defaults_of_the_scale_asked_for(self, capsys):
-        with pytest.raises(SystemExit):
-            parse(whiten, "--scale", "quick", "--help")
-        assert re.search(r"\(default:\s+digits\)", capsys.readouterr().out)
+    def test_help_shows_the_defaults_of_the_scale_asked_for(self):
+        assert re.search(r"\(default:\s+digits\)", help_of(whiten, "--scale", "quick"))
 
     @pytest.mark.parametrize(("script", "field"), [pair for pair in FIELDS if pair[1] != "scale"], ids=name)
     def test_names_another_file_where_it_shapes_the_numbers(self, script, field, made_paths):
@@ -139,7 +187,7 @@ class TestFields:
         assert default
         if field in {f.name for f in dataclasses.fields(cli.Common)}:
             assert changed == default
-        elif field in ("methods", "learning_rates", "newton_schulz_rates"):  # they choose among files
+        elif field in FILES and script is not vae_target_linearity:  # which has all β in one file
             assert changed != default
         else:
             assert not changed & default
@@ -221,14 +269,57 @@ class TestProduce:
         assert self.rates(tmp_path) == []
 
 
+class TestProduceEach:
+    RATES = (0.1, 0.2, 0.4)
+
+    def made(self, folder: Path, monkeypatch: pytest.MonkeyPatch, device: str) -> list[tuple[float, ...]]:
+        """Makes one result a rate, all that are missing; returns the rates of each call that computed."""
+        monkeypatch.setattr(cli.Common, "resolved_device", device)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+        calls = []
+
+        def compute(rates: tuple[float, ...], _: results.Partial) -> results.Arrays:
+            calls.append(rates)
+            rate, seed = np.array(rates), np.arange(2)
+            return {"value": 10 * rate[:, None] + seed, "rate": rate, "seed": seed}
+
+        axes = {"value": ("rate", "seed"), "rate": ("rate",), "seed": ("seed",)}
+        outputs = [cli.Output(f"rate{rate}", {"rate": rate}) for rate in self.RATES]
+        images = SimpleNamespace(name="mine", fingerprint="0" * 16)
+        cli.produce_each(whiten.Config(results=folder), "whiten", images, axes, "rate", outputs, compute)
+        return calls
+
+    @pytest.mark.parametrize("device", ["cpu", "cuda"])
+    def test_a_gpu_computes_all_values_at_once_and_each_result_has_its_own(self, device, monkeypatch, tmp_path):
+        calls = self.made(tmp_path, monkeypatch, device)
+        assert calls == ([self.RATES] if device == "cuda" else [(rate,) for rate in self.RATES])
+        found = [results.load(path) for path in tmp_path.rglob("*.npz")]
+        assert sorted(result.config["rate"] for result in found) == sorted(self.RATES)
+        for result in found:
+            rate = result.config["rate"]
+            assert result["rate"].tolist() == [rate]
+            assert result["value"].tolist() == [[10 * rate, 10 * rate + 1]]
+            assert result["seed"].tolist() == [0, 1]
+
+    @pytest.mark.parametrize("device", ["cpu", "cuda"])
+    def test_only_what_is_missing_is_computed(self, device, monkeypatch, tmp_path):
+        self.made(tmp_path, monkeypatch, device)
+        for rate in (0.1, 0.4):
+            next(tmp_path.rglob(f"rate{rate}-*.npz")).unlink()
+        calls = self.made(tmp_path, monkeypatch, device)
+        assert calls == ([(0.1, 0.4)] if device == "cuda" else [(0.1,), (0.4,)])
+        assert len(list(tmp_path.rglob("*.npz"))) == 3
+
+
 @pytest.fixture
 def refusal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path) -> Callable[..., str]:
     """Runs a script that must stop before any work with one line on stderr and status 2; returns the line."""
 
     def call(script: ModuleType, *words: str) -> str:
-        tiny = ["--scale", "quick", "--seeds", "0", "--epochs", "1", "--jobs", "1"]
-        monkeypatch.setattr(sys, "argv", ["script", *tiny, "--results", str(tmp_path / "results"), *words])
-        monkeypatch.setattr(training, "train", lambda *_, **__: pytest.fail("training has begun"))
+        tiny = ["--scale", "quick", "--seeds", "0", "--jobs", "1", "--results", str(tmp_path / "results")]
+        tiny += ["--epochs", "1"] if has(script, "epochs") else []
+        monkeypatch.setattr(sys, "argv", ["script", *tiny, *words])
+        monkeypatch.setattr(training, "train_all", lambda *_, **__: pytest.fail("training has begun"))
         before = sorted(tmp_path.rglob("*"))
         with pytest.raises(SystemExit) as stop:
             cli.run(script.main)
@@ -242,15 +333,14 @@ def refusal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_
     return call
 
 
-WRONG = [  # command line -> what the message must name
+WRONG = [  # command line -> what the message must name; of every script that has the first flag, or where none has
     ("--nope 1", "--nope"),
     ("stray", "stray"),
     ("--epoch 3", "--epoch"),
     ("--epochs many", "'many'"),
     ("--epochs 1.5", "'1.5'"),
     ("--epochs", "--epochs"),
-    ("--epochs 0", "epochs must be above zero, not 0"),
-    ("--epochs -3", "epochs must be above zero, not -3"),
+    ("--epochs -3", "epochs must be "),
     ("--batch-size 0", "batch_size"),
     ("--momentum 1", "momentum must be in [0, 1), not 1.0"),
     ("--momentum -0.1", "momentum must be in [0, 1), not -0.1"),
@@ -268,8 +358,6 @@ WRONG = [  # command line -> what the message must name
     ("--jobs -1", "jobs must be 0 or more, not -1"),
     ("--scale huge", "'huge'"),
     ("--scale", "--scale"),
-]
-WRONG_WHITENING = [
     ("--methods magic", "'magic'"),
     ("--methods", "methods"),
     ("--methods plain plain", "methods"),
@@ -280,23 +368,40 @@ WRONG_WHITENING = [
     ("--learning-rates", "learning_rates"),
     ("--learning-rates 0.1 0.10", "learning_rates"),
     ("--newton-schulz-rates 0", "newton_schulz_rates must be above zero, not 0"),
-]
-WRONG_LINEARITY = [
     ("--optimizer lion", "'lion'"),
     ("--learning-rate 0", "learning_rate must be above zero, not 0"),
     ("--learning-rate -1", "learning_rate must be above zero, not -1"),
     ("--learning-rate fast", "'fast'"),
     ("--depth 0", "depth must be above zero, not 0"),
     ("--width -8", "width must be above zero, not -8"),
+    ("--channels 0", "channels must be above zero, not 0"),
+    ("--probabilities 0.5 1.5", "probabilities must be in [0, 1], not 1.5"),
+    ("--probabilities -0.5", "probabilities must be zero or above, not -0.5"),
+    ("--probabilities nan", "probabilities must be zero or above, not nan"),
+    ("--weight-decays -1", "weight_decays must be zero or above, not -1"),
+    ("--beta2 1", "beta2 must be in [0, 1), not 1.0"),
+    ("--modulus 2", "modulus must be 3 or more, not 2"),
+    ("--test-share 0", "test_share must be above zero, not 0"),
+    ("--test-share 1", "test_share must be in [0, 1), not 1.0"),
+    ("--betas 0", "betas must be above zero, not 0"),
+    ("--latent 0", "latent must be above zero, not 0"),
+    ("--shown-beta 0.7", "shown_beta must be one of betas, not 0.7"),
+    ("--steps 1", "steps"),
+    ("--widths 8 8", "widths"),
+    ("--inputs 3", "inputs must be 4 or more"),
+    ("--every 0", "every must be above zero, not 0"),
 ]
-CASES = [
-    *itertools.product(SCRIPTS, WRONG),
-    *itertools.product(WHITENING, WRONG_WHITENING),
-    *itertools.product([target_linearity], WRONG_LINEARITY),
-    (whiten, ("--depth 0", "depth must be above zero, not 0")),
-    (whiten, ("--width 0", "width must be above zero, not 0")),
-    (whiten_cnn, ("--channels 0", "channels must be above zero, not 0")),
-]
+EPOCHS_0 = ("--epochs 0", "epochs must be above zero, not 0")  # the paper's, to the scripts of the VAE
+ALL_FIELDS = {field for _, field in FIELDS}
+
+
+def applies(script: ModuleType, wrong: tuple[str, str]) -> bool:
+    field = wrong[0].split()[0].removeprefix("--").replace("-", "_")
+    return has(script, field) or field not in ALL_FIELDS
+
+
+CASES = [case for case in itertools.product(SCRIPTS, WRONG) if applies(*case)]
+CASES += [(s, EPOCHS_0) for s in SCRIPTS if has(s, "epochs") and s not in (vae_train, vae_target_linearity)]
 
 
 class TestWrongCommands:
@@ -311,12 +416,12 @@ class TestWrongCommands:
         (tmp_path / "file").write_text("in the way")
         assert str(tmp_path / below) in refusal(script, "--results", str(tmp_path / below))
 
-    @pytest.mark.parametrize("script", SCRIPTS, ids=name)
+    @pytest.mark.parametrize("script", IMAGE_SCRIPTS, ids=name)
     def test_bad_data_are_refused_before_good_data_are_trained_on(self, script, refusal, tmp_path):
         (tmp_path / "bad.npz").write_text("not a zip file")
         assert "bad.npz" in refusal(script, "--datasets", "digits", str(tmp_path / "bad.npz"))
 
-    @pytest.mark.parametrize("script", SCRIPTS, ids=name)
+    @pytest.mark.parametrize("script", IMAGE_SCRIPTS, ids=name)
     def test_two_data_sets_of_one_name_are_refused(self, script, refusal, tmp_path):
         paths = [tmp_path / folder / "same.npz" for folder in "ab"]
         for i, path in enumerate(paths):

@@ -7,24 +7,15 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from oracles import centred, chance, least_squares, least_squares_map
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import r2_score
 
-from core.linearity import moments_surrogate, report, response_norm, surrogate, target_linearity
+from core.linearity import moments_surrogate, read_out, report, response_norm, surrogate, target_linearity
 from core.moments import FeatureMoments
 
 EPS = 2.0**-52
 FEW_SAMPLES = pytest.mark.filterwarnings("ignore:.* samples of .* features:RuntimeWarning")
-
-
-def least_squares(features, targets):
-    """TL by numpy's least squares, in float64, its columns scaled to unit length."""
-    h, y = features.double().numpy(), targets.numpy()
-    y = np.eye(y.max() + 1)[y] if y.ndim == 1 else y.astype(np.float64)
-    y = y - y.mean(0)
-    norms = np.linalg.norm(h, axis=0)
-    h = h / np.where(norms > 0, norms, 1)
-    return 1 - ((y - h @ np.linalg.lstsq(h, y, rcond=None)[0]) ** 2).sum() / (y**2).sum()
 
 
 def low_rank(rng, n, d, rank, offset=0.0):
@@ -221,10 +212,10 @@ def test_offset_does_not_matter_beside_an_intercept(offset):
 def test_rank_and_condition_are_those_of_centred_columns_of_unit_length():
     for name in ("full rank", "mean not zero", "columns scaled 1e-4 to 1e4", "offset of one column"):
         h, y = make(name, "matrix")
-        centred = (h - h.mean(0)).numpy()
+        columns = (h - h.mean(0)).numpy()
         found = report(moments(h, y))
         assert (found.n, found.d, found.rank) == (120, 9, 9)
-        assert found.condition == pytest.approx(np.linalg.cond(centred / np.linalg.norm(centred, axis=0)), rel=1e-6)
+        assert found.condition == pytest.approx(np.linalg.cond(columns / np.linalg.norm(columns, axis=0)), rel=1e-6)
 
 
 @FEW_SAMPLES
@@ -282,14 +273,9 @@ def chance_features(features, n=120):
 
 @pytest.mark.parametrize("features", [name for name in FEATURES if "N " not in name] + ["mean zero"])
 def test_chance_is_the_share_of_centred_directions_that_the_features_span(features):
-    h = chance_features(features).numpy()
-    n = len(h)
-    left, values, _ = np.linalg.svd(h / np.maximum(np.linalg.norm(h, axis=0), 1e-300), full_matrices=False)
-    left = left[:, values > 1e-12 * values[0]]
-    # mean of yᵀ P y / yᵀ y over permutations of centred y, with P the projection onto the features
-    expected = ((left**2).sum() - (left.sum(0) ** 2).sum() / n) / (n - 1)
-    found = report(moments(torch.from_numpy(h), torch.arange(n) % 3))
-    assert found.chance == pytest.approx(expected, abs=1e-9)
+    h = chance_features(features)
+    found = report(moments(h, torch.arange(len(h)) % 3))
+    assert found.chance == pytest.approx(chance(h), abs=1e-9)
 
 
 @pytest.mark.parametrize("draw", ["permuted", "gaussian"])
@@ -302,9 +288,9 @@ def test_chance_is_the_mean_over_unrelated_targets(features, draw):
         report(moments(h, torch.from_numpy(rng.permutation(y) if draw == "permuted" else rng.normal(size=(40, 1)))))
         for _ in range(600)
     ]
-    chance = reports[0].chance
-    assert chance > 0.2
-    for values, expected in (([r.value for r in reports], chance), ([r.adjusted for r in reports], 0)):
+    level = reports[0].chance
+    assert level > 0.2
+    for values, expected in (([r.value for r in reports], level), ([r.adjusted for r in reports], 0)):
         assert np.mean(values) == pytest.approx(expected, abs=4 * np.std(values) / math.sqrt(600))
 
 
@@ -389,19 +375,13 @@ def surrogate_case(targets, kernels=False, offset=0.0):
     return h, y, torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
-def centred_targets(y):
-    y = y.numpy()
-    y = np.eye(y.max() + 1)[y] if y.ndim == 1 else y
-    return y - y.mean(0)
-
-
 @pytest.mark.parametrize("kernels", [False, True], ids=["matrix", "kernels"])
 @pytest.mark.parametrize("targets", TARGETS)
 def test_surrogate_equals_the_n_by_n_formula(targets, kernels):
     h, y, weight = surrogate_case(targets, kernels, offset=10)
     z = h.numpy() @ weight.numpy().reshape(6, 9).T
-    centred = centred_targets(y)
-    expected = np.trace(centred.T @ (z @ z.T) @ centred) / centred.shape[1]
+    targets = centred(y)
+    expected = np.trace(targets.T @ (z @ z.T) @ targets) / targets.shape[1]
     assert surrogate(h, weight, y) == pytest.approx(expected, rel=1e-10)
     assert moments_surrogate(moments(h, y, 7), weight.float()) == pytest.approx(expected, rel=1e-5)
 
@@ -419,3 +399,65 @@ def test_weight_that_does_not_fit_the_features_is_an_error():
     for function in (moments_surrogate, response_norm):
         with pytest.raises(ValueError, match="9 columns, not 8"):
             function(moments(h, y), weight[:, :8])
+
+
+FULL_COLUMN_RANK = ["full rank", "one column", "mean not zero", "rank 9", "columns scaled 1e-4 to 1e4", "N = d"]
+FULL_COLUMN_RANK += ["constant column", "offset of one column", "offset of all columns", "N = d + 1"]
+
+
+@FEW_SAMPLES
+@pytest.mark.parametrize("targets", TARGETS)
+@pytest.mark.parametrize("features", FEATURES)
+def test_read_out_gives_the_fitted_values_of_least_squares_and_its_share_is_tl(features, targets):
+    h, y = make(features, targets)
+    found, expected, rows = read_out(moments(h, y, 13)).numpy(), least_squares_map(h, y), centred(y)
+    assert found.shape == expected.shape
+    fitted, tolerance = h.numpy() @ found, 1e-8 * np.linalg.norm(rows, axis=0).max()
+    np.testing.assert_allclose(fitted, h.numpy() @ expected, rtol=0, atol=tolerance)
+    value = report(moments(h, y)).value
+    assert 1 - ((rows - fitted) ** 2).sum() / (rows**2).sum() == pytest.approx(value, abs=1e-9)
+
+
+@pytest.mark.parametrize("targets", TARGETS)
+@pytest.mark.parametrize("features", FULL_COLUMN_RANK)
+def test_read_out_is_the_map_of_least_squares_where_only_one_fits(features, targets):
+    h, y = make(features, targets)
+    b = least_squares_map(h, y)
+    scale = np.abs(b).max(1, keepdims=True)
+    np.testing.assert_allclose(read_out(moments(h, y)).numpy() / scale, b / scale, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("targets", TARGETS)
+def test_read_out_plus_the_mean_predicts_new_samples_as_scikit_learn_does_on_a_constant_column(targets):
+    h, y = make("mean not zero", targets)
+    h = torch.cat([h, torch.full((120, 1), -0.5, dtype=torch.float64)], 1)
+    found = moments(h[:80], y[:80])
+    rows = np.eye(100)[y] if y.ndim == 1 else y.numpy()
+    expected = LinearRegression().fit(h[:80, :9].numpy(), rows[:80, : found.c]).predict(h[80:, :9].numpy())
+    np.testing.assert_allclose(h[80:] @ read_out(found) + found.target_mean, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_read_out_of_features_that_say_nothing_is_0():
+    h, y = make("nothing but zeros", "matrix")
+    assert not read_out(moments(h, y)).any()
+    h, _ = make("nothing but a constant", "matrix")
+    assert read_out(moments(h, y)).abs().max() < 1e-12
+    assert not read_out(moments(RANDOM.double(), torch.ones(40, 2))).any()  # targets that are their mean
+
+
+def test_read_out_follows_no_direction_that_is_only_rounding():
+    rng = np.random.default_rng(0)
+    h = low_rank(rng, 500, 30, 10)
+    y = torch.from_numpy(latent(h, 3, rng))
+    b = np.linalg.pinv(h, rcond=1e-9) @ centred(y)
+    found = read_out(moments(torch.from_numpy(h).float(), y)).numpy()
+    assert np.linalg.norm(found) < 2 * np.linalg.norm(b)
+    np.testing.assert_allclose(h @ found, h @ b, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["no samples", "NaN in the features", "infinity in the features"])
+def test_read_out_of_features_without_an_answer_is_an_error_of_one_clear_line(name):
+    features, targets, message = ERRORS[name]
+    with pytest.raises(ValueError, match=message) as error:
+        read_out(FeatureMoments().update(features, targets))
+    assert "\n" not in str(error.value)

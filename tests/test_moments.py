@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from core import moments
+from core.linearity import moments_surrogate, read_out, report, response_norm
 from core.moments import FeatureMoments
 
 SUMS = ("feature_mean", "target_mean", "scatter", "cross", "target_scatter")
@@ -30,8 +31,8 @@ def two_passes(features, targets):
     return dict(zip(SUMS, (h.mean(0), y.mean(0), dh.T @ dh, dh.T @ dy, dy.T @ dy), strict=True))
 
 
-def gather(features, targets, size=None):
-    found = FeatureMoments()
+def gather(features, targets, size=None, diagonal=False):
+    found = FeatureMoments(diagonal_targets=diagonal)
     for h, y in zip(features.split(size or len(features)), targets.split(size or len(features)), strict=True):
         found.update(h, y)
     return found
@@ -41,6 +42,7 @@ def assert_sums(found, expected, tolerance=1e-12):
     for name in SUMS:
         want = np.asarray(expected[name], dtype=np.float64)
         scale = max(1.0, np.abs(want).max())
+        assert getattr(found, name).shape == want.shape, name
         np.testing.assert_allclose(getattr(found, name).numpy(), want, rtol=0, atol=tolerance * scale, err_msg=name)
 
 
@@ -229,3 +231,113 @@ def test_rejected_merge_leaves_the_moments_as_they_were():
     with pytest.raises(ValueError, match="4 columns"):
         found.merge(gather(*draw(d=4)))
     assert_same(found, gather(*draw()), tolerance=0)
+
+
+@pytest.mark.parametrize("diagonal", [False, True], ids=["whole scatter", "diagonal"])
+@pytest.mark.parametrize("part", [slice(0, 2), slice(1, 3), slice(2, None), slice(0, 3)], ids=str)
+def test_columns_are_the_moments_of_these_targets_alone(part, diagonal):
+    features, y = draw()
+    found, alone = gather(features, y, 7, diagonal).columns(part), gather(features, y[:, part], 7, diagonal)
+    assert_same(found, alone)
+    assert report(found).value == pytest.approx(report(alone).value, abs=1e-14)
+    assert_same(FeatureMoments(diagonal).merge(found), alone)
+    assert_same(FeatureMoments.from_state_dict(found.state_dict()), alone)
+
+
+@pytest.mark.parametrize("diagonal", [False, True], ids=["whole scatter", "diagonal"])
+def test_columns_of_class_indices_are_their_one_hot_columns(diagonal):
+    features, y = draw(targets="classes")
+    found = gather(features, y, 7, diagonal).columns(slice(1, 3))
+    one_hot = torch.stack([(y == 1).double(), (y == 2).double()], 1)
+    assert_same(found, gather(features, one_hot, 7, diagonal))
+    again = gather(features, one_hot, 60, diagonal).merge(found)  # they are columns, no longer classes
+    assert_same(again, gather(features.repeat(2, 1), one_hot.repeat(2, 1), 60, diagonal))
+
+
+def test_two_labellings_gathered_at_once_are_each_what_they_are_alone():
+    features, y = draw(targets="classes")
+    other = y.flip(0)
+    both = gather(features, torch.cat([torch.eye(4)[y], torch.eye(4)[other]], 1), 7)
+    for part, labels in ((slice(0, 4), y), (slice(4, 8), other)):
+        found, alone = both.columns(part), gather(features, labels)
+        assert report(found).value == pytest.approx(report(alone).value, abs=1e-13)
+        assert_same(found, alone)
+
+
+def test_columns_leave_the_whole_as_it_was():
+    whole = gather(*draw())
+    whole.columns(slice(0, 1))
+    assert_same(whole, gather(*draw()), tolerance=0)
+    assert_same(whole.update(*draw(seed=1)), gather(*draw()).update(*draw(seed=1)), tolerance=0)
+
+
+@pytest.mark.parametrize("targets", ["matrix", "classes"])
+@pytest.mark.parametrize("size", [1, 7, 60])
+def test_diagonal_of_the_target_scatter_is_all_that_target_linearity_needs(size, targets):
+    features, y = draw(targets=targets)
+    y = y.sort(0).values  # classes that appear later
+    found, whole = gather(features, y, size, diagonal=True), gather(features, y)
+    assert found.target_scatter.shape == (whole.c,)
+    np.testing.assert_allclose(found.target_scatter, whole.target_scatter.diagonal(), rtol=1e-12)
+    for name in SUMS[:-1]:
+        np.testing.assert_allclose(getattr(found, name), getattr(whole, name), rtol=0, atol=1e-10, err_msg=name)
+    a, b = report(found), report(whole)
+    assert (a.rank, a.n, a.d, a.cutoff) == (b.rank, b.n, b.d, b.cutoff)
+    for name in ("value", "chance", "adjusted", "condition"):
+        assert getattr(a, name) == pytest.approx(getattr(b, name), abs=1e-12)
+    weight = torch.ones(2, 5)
+    for measure in (moments_surrogate, response_norm):
+        assert measure(found, weight) == pytest.approx(measure(whole, weight), rel=1e-12)
+    np.testing.assert_allclose(read_out(found), read_out(whole), rtol=0, atol=1e-12)
+
+
+def test_diagonal_sums_may_be_merged_in_any_order_and_saved():
+    features, y = draw(targets="classes")
+    y = y.sort().values
+    whole = gather(features, y, diagonal=True)
+    parts = [(features[:1], y[:1]), (features[1:40], y[1:40]), (features[40:], y[40:])]
+    for order in permutations(parts):
+        found = FeatureMoments(diagonal_targets=True)
+        for part in order:
+            saved = gather(*part, diagonal=True).state_dict()
+            found.merge(FeatureMoments.from_state_dict(saved))
+        assert_same(found, whole)
+    file = io.BytesIO()
+    torch.save(found.state_dict(), file)
+    file.seek(0)
+    again = FeatureMoments.from_state_dict(torch.load(file, weights_only=True))
+    assert again.diagonal_targets is True
+    assert_same(again.update(features, y), found.update(features, y), tolerance=0)
+
+
+def test_diagonal_sums_stay_diagonal_when_saved_before_the_first_batch():
+    state = FeatureMoments(diagonal_targets=True).state_dict()
+    assert_same(
+        FeatureMoments.from_state_dict(state).merge(gather(*draw(), diagonal=True)), gather(*draw(), diagonal=True)
+    )
+
+
+def test_diagonal_keeps_digits_that_the_sum_of_squares_loses():
+    g = torch.Generator().manual_seed(0)
+    targets = torch.randn(400, 2, generator=g, dtype=torch.float64) - 1e8
+    expected = two_passes(targets, targets)["target_scatter"].astype(np.float64).diagonal()
+    found = gather(torch.ones(400, 1), targets, 7, diagonal=True).target_scatter
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("diagonal", [False, True])
+def test_merge_of_a_whole_scatter_and_a_diagonal_is_refused_and_changes_nothing(diagonal):
+    found, other = gather(*draw(), diagonal=diagonal), gather(*draw(), diagonal=not diagonal)
+    with pytest.raises(ValueError, match="diagonal_targets") as error:
+        found.merge(other)
+    assert "\n" not in str(error.value)
+    assert_same(found, gather(*draw(), diagonal=diagonal), tolerance=0)
+
+
+@pytest.mark.parametrize("diagonal", [False, True], ids=["whole scatter", "diagonal"])
+@pytest.mark.parametrize("targets", ["matrix", "classes"])
+def test_target_variance_is_the_sum_of_squares_around_each_columns_mean(targets, diagonal):
+    features, y = draw(targets=targets)
+    rows = np.eye(4)[y] if targets == "classes" else y.numpy()
+    expected = [sum((value - column.mean()) ** 2 for value in column) for column in rows.T]
+    np.testing.assert_allclose(gather(features, y, 7, diagonal).target_variance, expected, rtol=1e-12)

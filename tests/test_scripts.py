@@ -2,38 +2,38 @@
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 
 import cli
 import data
 import results
 import whitening
-from experiment import target_linearity, whiten, whiten_cnn
+from experiment import (
+    grokking,
+    random_label,
+    staircase,
+    target_linearity,
+    vae_target_linearity,
+    vae_train,
+    whiten,
+    whiten_cnn,
+)
 from results import Result
 
-EPOCHS, SEEDS, TRAIN, TEST, CLASSES = 2, (0, 3), 60, 40, 3
-TINY = [
-    "--scale",
-    "quick",
-    "--epochs",
-    str(EPOCHS),
-    "--seeds",
-    *map(str, SEEDS),
-    "--batch-size",
-    "16",
-    "--device",
-    "cpu",
-]
+EPOCHS, SEEDS, TRAIN, TEST, CLASSES = 2, (0, 3), 60, 40, 10
+IMAGE = {"channel": 1, "row": 8, "column": 8}
 
 
 @dataclass(frozen=True)
@@ -41,19 +41,102 @@ class Case:
     """A script, flags that make it small, and what it should then make."""
 
     script: ModuleType
-    flags: tuple[str, ...]
+    flags: tuple[object, ...]
     names: tuple[str, ...]  # of the results
     sizes: dict[str, int]  # of the axes that all of them have
+    one: tuple[object, ...] = ()  # flags with which it makes one result
+    axis: str = ""  # along which each result has one value, which it is named after
+    loss: tuple[str, float] | None = None  # array that training lowers, and its value while nothing is known, or nan
+    data: bool = True  # whether it takes --datasets
+    after: str = ""  # the case that must have run before
+    trains: tuple[ModuleType, str] | None = None  # function that is given replicas; train_group of the script
+    other: tuple[object, ...] = ("--batch-size", 20)  # another hyperparameter
+    jobs: int = 1  # of the run in a process of its own; one in this process then has two
+
+    @property
+    def home(self) -> tuple[ModuleType, str]:
+        return self.trains or (self.script, "train_group")
+
+    @property
+    def axes(self) -> dict[str, tuple[str, ...]]:
+        return getattr(self.script, "AXES", whitening.AXES)
 
 
-RATES = ("--learning-rates", "0.1", "0.01", "--newton-schulz-rates", "0.01")
+RATES = ("--learning-rates", 0.1, 0.01, "--newton-schulz-rates", 0.01)
 RUNS = ("plain-lr0.1", "plain-lr0.01", "exact-lr0.1", "exact-lr0.01", "newton_schulz-lr0.01")
-CASES = {
-    "whiten": Case(whiten, (*RATES, "--width", "8"), RUNS, {"learning_rate": 1, "singular_value": 8}),
-    "whiten_cnn": Case(whiten_cnn, (*RATES, "--channels", "4"), RUNS, {"learning_rate": 1, "singular_value": 4}),
-    "sgd": Case(target_linearity, ("--width", "8"), ("sgd",), {"layer": 4}),
-    "adam": Case(target_linearity, ("--width", "8", "--optimizer", "adam"), ("adam",), {"layer": 4}),
+CLASSIFIER = ("test_loss", np.log(CLASSES))
+WHITEN = {
+    "names": tuple(f"tiny-{name}" for name in RUNS),
+    "one": ("--methods", "plain", "--learning-rates", 0.1),
+    "axis": "learning_rate",
+    "loss": CLASSIFIER,
+    "trains": (whitening, "train_group"),
 }
+NARROW = ("--width", 8)
+LINEARITY = {"sizes": {"layer": 4}, "one": NARROW, "loss": CLASSIFIER}
+AUTOENCODER = ("--hidden", 8, "--latent", 3)
+ADDITION = (*NARROW, "--modulus", 7)
+POINTS = ("--samples", 30, "--every", 1)
+CASES = {
+    "whiten": Case(whiten, (*RATES, *NARROW), sizes={"singular_value": 8}, jobs=2, **WHITEN),
+    "whiten_cnn": Case(whiten_cnn, (*RATES, "--channels", 4), sizes={"singular_value": 4}, **WHITEN),
+    "sgd": Case(target_linearity, NARROW, ("tiny-sgd",), **LINEARITY),
+    "adam": Case(target_linearity, (*NARROW, "--optimizer", "adam"), ("tiny-adam",), **LINEARITY),
+    "random_label": Case(
+        random_label,
+        (*NARROW, "--probabilities", 0.0, 0.5),
+        ("tiny-p0.0", "tiny-p0.5"),
+        {"layer": 3, "train_sample": TRAIN, "test_sample": TEST},
+        one=(*NARROW, "--probabilities", 0.5),
+        axis="probability",
+        loss=CLASSIFIER,
+    ),
+    "grokking": Case(
+        grokking,
+        (*ADDITION, "--weight-decays", 0.0, 1.0),
+        ("addition_mod_7-wd0.0", "addition_mod_7-wd1.0"),
+        {"layer": 3},
+        one=(*ADDITION, "--weight-decays", 1.0),
+        axis="weight_decay",
+        loss=("test_loss", np.log(7)),
+        data=False,
+    ),
+    "staircase": Case(
+        staircase,
+        (*POINTS, "--widths", 8, 6),
+        ("width8", "width6"),
+        {},
+        one=(*POINTS, "--widths", 8),
+        loss=("loss", np.nan),
+        data=False,
+        other=("--samples", 20),
+    ),
+    "vae_train": Case(
+        vae_train,
+        (*AUTOENCODER, "--betas", 0.1, 1.0),
+        ("tiny-beta0.1", "tiny-beta1.0"),
+        {},
+        one=(*AUTOENCODER, "--betas", 1.0),
+        axis="beta",
+        loss=("test_bce", 64 * np.log(2)),
+    ),
+    "vae_target_linearity": Case(
+        vae_target_linearity,
+        (*AUTOENCODER, "--betas", 0.1, 1.0, "--pairs", 5, "--steps", 4, "--shown-epochs", 2),
+        ("tiny",),
+        {"beta": 2, "shown_epoch": 2, "lambda": 4, "image": CLASSES, **IMAGE},
+        one=(*AUTOENCODER, "--betas", 1.0, "--pairs", 5),
+        after="vae_train",
+        trains=(vae_target_linearity, "measure"),
+        other=("--pairs", 6),
+    ),
+}
+
+
+def cases(**wanted: object) -> pytest.MarkDecorator:
+    """Only those of CASES whose fields have these values."""
+    names = [name for name, case in CASES.items() if all(getattr(case, key) == v for key, v in wanted.items())]
+    return pytest.mark.parametrize("finished", names, indirect=True, scope="module")
 
 
 def write_data(path: Path, seed: int = 0, shape: tuple[int, ...] = (8, 8)) -> Path:
@@ -68,13 +151,20 @@ def write_data(path: Path, seed: int = 0, shape: tuple[int, ...] = (8, 8)) -> Pa
     return path
 
 
+def arguments(script: ModuleType, *words: object) -> list[str]:
+    """A command line without the interpreter."""
+    tiny = ["--scale", "quick", "--epochs", EPOCHS, "--seeds", *SEEDS, "--device", "cpu"]
+    tiny += ["--batch-size", 16] if hasattr(script.Config, "batch_size") else []
+    return [script.__file__, *map(str, (*tiny, *words))]
+
+
 def command(script: ModuleType, *words: object) -> list[str]:
-    return [sys.executable, script.__file__, *TINY, *map(str, words)]
+    return [sys.executable, *arguments(script, *words)]
 
 
-def in_process(monkeypatch: pytest.MonkeyPatch, script: ModuleType, *words: object) -> int:
-    """Run a script's main in this process, on one job; returns the exit status."""
-    monkeypatch.setattr(sys, "argv", [script.__file__, *TINY, "--jobs", "1", *map(str, words)])
+def in_process(monkeypatch: pytest.MonkeyPatch, script: ModuleType, *words: object, jobs: int = 1) -> int:
+    """Run a script's main in this process; returns the exit status."""
+    monkeypatch.setattr(sys, "argv", arguments(script, "--jobs", jobs, *words))
     data.load.cache_clear()
     try:
         cli.run(script.main)
@@ -93,10 +183,6 @@ def read(root: Path) -> dict[str, Result]:
     return {path.name: results.load(path) for path in root.rglob("*.npz") if ".partial" not in path.parts}
 
 
-def bits(array: np.ndarray) -> tuple:
-    return array.dtype, array.shape, array.tobytes()
-
-
 def assert_same_bits(some: dict[str, Result], others: dict[str, Result]) -> None:
     assert some.keys() == others.keys()
     for name in some:
@@ -108,32 +194,63 @@ def assert_same_bits(some: dict[str, Result], others: dict[str, Result]) -> None
         assert different == [], name
 
 
+def assert_same_checkpoints(some: Path, others: Path) -> None:
+    """Those below two folders hold the same bits."""
+    a, b = ({path.relative_to(root): torch.load(path) for path in root.rglob("*.pt")} for root in (some, others))
+    assert a.keys() == b.keys()
+    for name in a:
+        assert a[name]["made"] == b[name]["made"], name
+        for key, value in a[name]["state"].items():
+            assert torch.equal(value, b[name]["state"][key]), (name, key)
+
+
 @dataclass(frozen=True)
 class Finished:
     case: Case
     process: subprocess.CompletedProcess
     results: Path
     data: Path
+    before: frozenset[Path]  # files that were there before the run
+
+    @property
+    def folder(self) -> Path:
+        return self.results / "quick" / self.case.script.__name__.rpartition(".")[2]
 
     @property
     def words(self) -> tuple[object, ...]:
-        return (*self.case.flags, "--datasets", self.data, "--results", self.results)
+        return (*self.case.flags, *(("--datasets", self.data) if self.case.data else ()), "--results", self.results)
+
+    @property
+    def made(self) -> dict[str, Result]:
+        return read(self.folder)
 
     def copy(self, to: Path) -> "Finished":
         """The same with a folder of results of its own."""
         shutil.copytree(self.results, to)
-        return Finished(self.case, self.process, to, self.data)
+        return replace(self, results=to)
+
+    def not_yet_run(self, to: Path) -> "Finished":
+        """The same with a folder that holds what was there before the run."""
+        shutil.copytree(self.results, to, ignore=lambda _, names: {self.folder.name} & set(names))
+        return replace(self, results=to)
 
 
 @pytest.fixture(scope="module", params=CASES)
 def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """A script's run by two jobs, started from a folder that has nothing to do with it."""
+    """A script's run in a process of its own, started from a folder that has nothing to do with it."""
     case, folder = CASES[request.param], tmp_path_factory.mktemp(request.param)
     (folder / "elsewhere").mkdir()
     path = write_data(folder / "tiny.npz")
-    words = command(case.script, *case.flags, "--datasets", "../tiny.npz", "--results", "../results", "--jobs", 2)
+    where = ("--results", "../results", *(("--datasets", "../tiny.npz") if case.data else ()))
+    if case.after:
+        earlier = CASES[case.after]
+        with pytest.MonkeyPatch.context() as patch:
+            there = ("--results", folder / "results", "--datasets", path)
+            assert in_process(patch, earlier.script, *earlier.flags, *there) == 0
+    before = frozenset(files(folder))
+    words = command(case.script, *case.flags, *where, "--jobs", case.jobs)
     process = subprocess.run(words, cwd=folder / "elsewhere", capture_output=True, text=True, timeout=300, check=False)
-    return Finished(case, process, folder / "results", path)
+    return Finished(case, process, folder / "results", path, before)
 
 
 class TestARun:
@@ -148,51 +265,60 @@ class TestARun:
             assert "\r" not in stream
             assert "%|" not in stream
 
-    def test_leaves_the_results_and_nothing_else(self, finished):
-        folder = finished.results / "quick" / finished.case.script.__name__.rpartition(".")[2]
-        found = sorted(path.name.rpartition("-")[0] for path in folder.iterdir() if path.suffix == ".npz")
-        assert found == sorted(f"tiny-{name}" for name in finished.case.names)
-        assert set(files(finished.results.parent)) == {finished.data, *folder.glob("*.npz")}
+    def test_leaves_the_results_and_checkpoints_of_what_is_trained_and_nothing_else(self, finished):
+        found = sorted(path.name.rpartition("-")[0] for path in finished.folder.glob("*.npz"))
+        assert found == sorted(finished.case.names)
+        checkpoints = set(finished.folder.glob("*/*.pt"))
+        assert len(checkpoints) == (2 * len(SEEDS) * (EPOCHS + 2) if finished.case.script is vae_train else 0)
+        assert set(files(finished.results.parent)) == {*finished.before, *finished.folder.glob("*.npz"), *checkpoints}
 
     def test_gives_every_array_the_axes_and_sizes_of_the_configuration(self, finished):
-        axes = whitening.AXES if finished.case.script is not target_linearity else target_linearity.AXES
-        sizes = {"seed": len(SEEDS), "epoch": EPOCHS + 1, **finished.case.sizes}
-        for result in read(finished.results).values():
+        axes = finished.case.axes
+        sizes = {"seed": len(SEEDS), "epoch": EPOCHS + 1, finished.case.axis: 1, **finished.case.sizes}
+        for result in finished.made.values():
             expected = {name: tuple(sizes[axis] for axis in axes[name]) for name in axes}
             assert {name: array.shape for name, array in result.arrays.items()} == expected
             assert result.meta["axes"] == {name: list(names) for name, names in axes.items()}
 
     def test_names_the_points_of_each_axis(self, finished):
-        for result in read(finished.results).values():
+        for result in finished.made.values():
             assert result["seed"].tolist() == list(SEEDS)
             assert result["epoch"].tolist() == [0, 1, 2]
-            if "learning_rate" in result.arrays:
-                assert result["learning_rate"].tolist() == [result.config["learning_rate"]]
-                assert result.meta["name"].endswith(f"lr{result.config['learning_rate']:g}")
-            else:
-                assert result["layer"].tolist() == [1, 2, 3, 4]
+            if "layer" in result.arrays:
+                assert result["layer"].tolist() == list(range(1, finished.case.sizes["layer"] + 1))
+            if axis := finished.case.axis:
+                assert result[axis].tolist() == [result.config[axis]]
+                assert float(re.search(r"[\d.]+$", result.meta["name"])[0]) == result.config[axis]
 
     def test_records_the_configuration_and_the_data(self, finished):
-        images = data.load(str(finished.data))
-        for result in read(finished.results).values():
-            expected = {"dataset": "tiny", "epochs": EPOCHS, "seeds": list(SEEDS), "batch_size": 16}
+        expected = {"epochs": EPOCHS, "seeds": list(SEEDS)}
+        expected |= {"batch_size": 16} if hasattr(finished.case.script.Config, "batch_size") else {}
+        expected |= {"dataset": "tiny"} if finished.case.data else {}
+        for result in finished.made.values():
             assert expected.items() <= result.config.items()
-            assert result.meta["data"] == {"name": "tiny", "fingerprint": images.fingerprint}
+            if finished.case.data:
+                fingerprint = data.load(str(finished.data)).fingerprint
+                assert result.meta["data"] == {"name": "tiny", "fingerprint": fingerprint}
+            else:
+                assert re.fullmatch("[0-9a-f]{16}", result.meta["data"]["fingerprint"])
 
     def test_gives_finite_numbers_and_shares_between_0_and_1(self, finished):
-        shares = ("accuracy", "_tl", "chance")
-        for result in read(finished.results).values():
+        for result in finished.made.values():
             for name, array in result.arrays.items():
                 assert np.isfinite(array).all(), name
                 assert (array >= 0).all(), name
-                if name.endswith(shares):
+                if re.search(r"(^|_)(accuracy|tl|chance)(_true)?$", name):
                     assert (array <= 1).all(), name
 
     def test_trains(self, finished):
-        for result in read(finished.results).values():
-            loss = result["test_loss"]
+        if finished.case.loss is None:
+            assert finished.case.after  # it measures what another script trains
+            return
+        name, untrained = finished.case.loss
+        for result in finished.made.values():
+            loss = result[name]
             assert (loss[..., 1:] != loss[..., :-1]).all()
-            assert loss[..., 0] == pytest.approx(np.log(CLASSES), rel=0.2)  # before training nothing is known
+            assert np.isnan(untrained) or loss[..., 0] == pytest.approx(untrained, rel=0.2)
 
 
 class TestASecondRun:
@@ -200,31 +326,33 @@ class TestASecondRun:
         before = files(finished.results)
         assert in_process(monkeypatch, finished.case.script, *finished.words) == 0
         lines = capsys.readouterr().out.splitlines()
-        assert sorted(lines) == sorted(f"already there: {path}" for path in before)
+        assert sorted(lines) == sorted(f"already there: {path}" for path in finished.folder.glob("*.npz"))
         assert files(finished.results) == before
 
     def test_gives_the_same_bits_by_one_job_as_by_two(self, finished, monkeypatch, tmp_path):
-        words = (*finished.words, "--results", tmp_path / "one")
-        assert in_process(monkeypatch, finished.case.script, *words) == 0
-        assert_same_bits(read(tmp_path / "one"), read(finished.results))
+        again = finished.not_yet_run(tmp_path / "again")
+        assert in_process(monkeypatch, again.case.script, *again.words, jobs=3 - again.case.jobs) == 0
+        assert_same_bits(again.made, finished.made)
+        assert_same_checkpoints(again.folder, finished.folder)
 
     def test_overwrites_where_told_to_with_the_same_bits(self, finished, monkeypatch, tmp_path):
         copy = finished.copy(tmp_path / "copy")
-        before, arrays = files(copy.results), read(copy.results)
+        before, arrays = files(copy.folder), copy.made
         assert in_process(monkeypatch, copy.case.script, *copy.words, "--overwrite") == 0
-        after = files(copy.results)
+        after = files(copy.folder)
         assert after.keys() == before.keys()
         assert all(after[path][0] > before[path][0] for path in before)
-        assert_same_bits(read(copy.results), arrays)
+        assert_same_bits(copy.made, arrays)
+        assert_same_checkpoints(copy.folder, finished.folder)
 
     def test_with_another_hyperparameter_makes_other_files_beside_the_first(self, finished, monkeypatch, tmp_path):
         copy = finished.copy(tmp_path / "copy")
         before = files(copy.results)
-        assert in_process(monkeypatch, copy.case.script, *copy.words, "--batch-size", 20) == 0
-        after = files(copy.results)
-        assert before.items() <= after.items()
-        assert len(after) == 2 * len(before)
+        assert in_process(monkeypatch, copy.case.script, *copy.words, *copy.case.other) == 0
+        assert before.items() <= files(copy.results).items()
+        assert len(copy.made) == 2 * len(finished.made)
 
+    @cases(data=True)
     def test_on_other_data_of_the_same_name_is_refused_with_the_remedy(self, finished, monkeypatch, capsys, tmp_path):
         before = files(finished.results)
         other = write_data(tmp_path / "tiny.npz", seed=1)
@@ -236,11 +364,12 @@ class TestASecondRun:
         assert "--overwrite" in err
         assert files(finished.results) == before
 
+    @cases(data=True, after="")
     def test_on_other_data_of_the_same_name_goes_with_the_remedy(self, finished, monkeypatch, tmp_path):
         copy = finished.copy(tmp_path / "copy")
         other = write_data(tmp_path / "tiny.npz", seed=1)
         assert in_process(monkeypatch, copy.case.script, *copy.words, "--datasets", other, "--overwrite") == 0
-        fingerprints = {result.meta["data"]["fingerprint"] for result in read(copy.results).values()}
+        fingerprints = {result.meta["data"]["fingerprint"] for result in copy.made.values()}
         assert fingerprints == {data.load(str(other)).fingerprint}
 
 
@@ -326,16 +455,19 @@ def test_what_stops_one_of_two_jobs_stops_both_at_once_with_one_line(tmp_path, b
 
 @dataclass(frozen=True)
 class Interrupted:
-    script: ModuleType
+    case: Case
     words: tuple[object, ...]
+    results: Path
     trained: list[int]  # seeds whose training has begun since
 
+    def again(self, monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
+        return in_process(monkeypatch, self.case.script, *self.words, *words)
 
-@pytest.fixture(params=[whiten, whiten_cnn, target_linearity], ids=lambda m: m.__name__.rpartition(".")[2])
-def interrupted(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Interrupted:
-    """A run of one result that was interrupted while its second replica was trained."""
-    home = target_linearity if request.param is target_linearity else whitening
-    train_group, trained, stops = home.train_group, [], iter([False, True])
+
+def interrupt(case: Case, monkeypatch: pytest.MonkeyPatch, folder: Path) -> Interrupted:
+    """A run of one result that is interrupted while its second replica is trained."""
+    results, home = folder / "results", case.home
+    train_group, trained, stops = getattr(*home), [], iter([False, True])
 
     def train(*arguments):
         trained.extend(replica.seed for replica in arguments[-1])
@@ -343,31 +475,40 @@ def interrupted(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch,
             raise KeyboardInterrupt
         return train_group(*arguments)
 
-    monkeypatch.setattr(home, "train_group", train)
-    plain = ("--methods", "plain", "--learning-rates", 0.1)
-    one = ("--width", 8) if request.param is target_linearity else plain
-    words = (*one, "--datasets", write_data(tmp_path / "tiny.npz"), "--results", tmp_path / "results")
-    assert in_process(monkeypatch, request.param, *words) == 130
+    given = ("--datasets", write_data(folder / "tiny.npz")) if case.data else ()
+    words = (*given, "--results", results)
+    if case.after:
+        earlier = CASES[case.after]
+        assert in_process(monkeypatch, earlier.script, *earlier.one, *words) == 0
+    monkeypatch.setattr(*home, train)
+    assert in_process(monkeypatch, case.script, *case.one, *words) == 130
     assert trained == list(SEEDS)
-    assert read(tmp_path / "results") == {}
     trained.clear()
-    return Interrupted(request.param, words, trained)
+    return Interrupted(case, (*case.one, *words), results, trained)
+
+
+@pytest.fixture(params=[name for name in CASES if name != "adam"])
+def interrupted(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Interrupted:
+    return interrupt(CASES[request.param], monkeypatch, tmp_path)
 
 
 class TestInterrupted:
     def test_trains_only_the_replicas_that_are_missing(self, interrupted, monkeypatch):
-        assert in_process(monkeypatch, interrupted.script, *interrupted.words) == 0
+        assert interrupted.again(monkeypatch) == 0
         assert interrupted.trained == [SEEDS[1]]
 
     def test_overwrite_trains_all_again(self, interrupted, monkeypatch):
-        assert in_process(monkeypatch, interrupted.script, *interrupted.words, "--overwrite") == 0
+        assert interrupted.again(monkeypatch, "--overwrite") == 0
         assert interrupted.trained == list(SEEDS)
 
-    def test_does_not_mix_in_replicas_of_other_data_of_the_same_name(self, interrupted, monkeypatch, tmp_path):
-        words = (*interrupted.words, "--datasets", write_data(tmp_path / "other" / "tiny.npz", seed=1))
-        assert in_process(monkeypatch, interrupted.script, *words) == 0
-        assert in_process(monkeypatch, interrupted.script, *words, "--results", tmp_path / "fresh") == 0
-        assert_same_bits(read(tmp_path / "results"), read(tmp_path / "fresh"))
+    @pytest.mark.parametrize("name", ["whiten", "whiten_cnn", "sgd", "random_label", "vae_train"])
+    def test_does_not_mix_in_replicas_of_other_data_of_the_same_name(self, name, monkeypatch, tmp_path):
+        interrupted = interrupt(CASES[name], monkeypatch, tmp_path)
+        words = ("--datasets", write_data(tmp_path / "other" / "tiny.npz", seed=1))
+        assert interrupted.again(monkeypatch, *words) == 0
+        assert interrupted.again(monkeypatch, *words, "--results", tmp_path / "fresh") == 0
+        assert_same_bits(read(interrupted.results), read(tmp_path / "fresh"))
+        assert_same_checkpoints(interrupted.results, tmp_path / "fresh")
 
 
 class TestUnfitData:
@@ -391,10 +532,10 @@ class TestUnfitData:
         assert err.count("\n") == 1
         assert set(files(tmp_path)) == {images, unfit}
 
-    @pytest.mark.parametrize("script", [whiten, target_linearity], ids=["whiten", "target_linearity"])
-    def test_the_mlps_take_rows_of_features(self, script, monkeypatch, tmp_path):
+    @pytest.mark.parametrize("name", ["whiten", "sgd", "random_label"])
+    def test_the_mlps_take_rows_of_features(self, name, monkeypatch, tmp_path):
         words = ("--datasets", write_data(tmp_path / "flat.npz", shape=(6,)), "--results", tmp_path / "results")
-        assert in_process(monkeypatch, script, *words, "--width", 8) == 0
+        assert in_process(monkeypatch, CASES[name].script, *words, "--width", 8) == 0
         assert read(tmp_path / "results")
 
     def test_targets_of_one_class_are_one_line(self, monkeypatch, capsys, tmp_path):
@@ -407,11 +548,11 @@ class TestUnfitData:
         assert capsys.readouterr().err.count("\n") == 1
 
 
-@pytest.mark.parametrize("script", [whiten, whiten_cnn, target_linearity], ids=lambda m: m.__name__.rpartition(".")[2])
-def test_a_rate_at_which_training_diverges_is_no_traceback(script, monkeypatch, capsys, tmp_path):
-    rate = "--learning-rate" if script is target_linearity else "--learning-rates"
-    one = ("--width", 8) if script is target_linearity else ("--methods", "exact")
-    words = (*one, rate, 1e9, "--epochs", 4, "--datasets", write_data(tmp_path / "tiny.npz"))
-    status = in_process(monkeypatch, script, *words, "--results", tmp_path / "results")
-    assert status in (0, 2)
+@pytest.mark.parametrize("name", ["whiten", "whiten_cnn", "sgd", "random_label", "grokking", "staircase", "vae_train"])
+def test_a_rate_at_which_training_diverges_is_no_traceback(name, monkeypatch, capsys, tmp_path):
+    case = CASES[name]
+    rate = ("--learning-rates" if case.script in (whiten, whiten_cnn) else "--learning-rate", 1e9)
+    given = ("--datasets", write_data(tmp_path / "tiny.npz")) if case.data else ()
+    words = (*case.one, *rate, "--epochs", 4, *given, "--results", tmp_path / "results")
+    assert in_process(monkeypatch, case.script, *words) in (0, 2)
     assert "Traceback" not in capsys.readouterr().err

@@ -6,7 +6,7 @@ import functools
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from oracles import torch_layers
 from torch.nn import functional
 
 import data
@@ -78,32 +78,6 @@ def test_replica_of_a_batch_equals_the_same_run_alone(kind, optimizer, whiten):
     assert all(np.abs(final[i] - final[j]).max() > 1e-3 for i in range(5) for j in range(i))
 
 
-def torch_layers(model, r):
-    """Replica r of a model, composed of torch.nn's own layers."""
-
-    def fill(layer, source):
-        with torch.no_grad():
-            layer.weight.copy_(source.weight[r])
-            layer.bias.copy_(source.bias[r])
-        return layer
-
-    def linear(source):
-        return fill(nn.Linear(source.weight.shape[2], source.weight.shape[1]), source)
-
-    if isinstance(model, MLP):
-        first, *rest = model.layers
-        layers = [nn.Flatten(), linear(first)]
-        for layer in rest:
-            layers += [nn.GELU(), linear(layer)]
-    else:
-        first, second, third = (
-            fill(nn.Conv2d(c.weight.shape[2], c.weight.shape[1], 3, padding=1), c) for c in model.convolutions
-        )
-        layers = [first, nn.MaxPool2d(2), nn.ReLU(), second, nn.ReLU(), third, nn.MaxPool2d(2), nn.ReLU()]
-        layers += [nn.Flatten(), linear(model.readout)]
-    return nn.Sequential(*layers)
-
-
 @pytest.fixture
 def double():
     torch.set_default_dtype(torch.float64)
@@ -156,24 +130,78 @@ def test_initial_weights_of_a_replica_depend_on_its_seed_only():
         assert not torch.equal(p[0], q[0])
 
 
+def assert_equals_a_loop_by_hand(found, kind, optimizer, replicas, labels=None, loss=functional.cross_entropy):
+    """The weights of every epoch are those of torch's own layers, trained one replica at a time."""
+    initial = build(kind, replicas)
+    for r, replica in enumerate(replicas):
+        y = IMAGES.y_train if labels is None else labels[r]
+        model = torch_layers(initial, r)
+        stepper = optimizer(model.parameters(), **replica.options)
+        order = training.generator(replica.seed, "order")
+        for weights_then in found[r]:
+            by_hand = torch.cat([p.detach().flatten() for p in model.parameters()]).numpy()
+            np.testing.assert_allclose(weights_then, by_hand, rtol=0, atol=1e-10)
+            for index in torch.randperm(50, generator=order).split(16):
+                x = (IMAGES.x_train[index].double() / 255 - 0.5) / 0.5
+                stepper.zero_grad()
+                loss(model(x), y[index]).backward()
+                stepper.step()
+
+
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("kind", ["MLP", "CNN"])
 def test_loop_written_by_hand_gives_the_same_weights(kind, optimizer):
     found = fit(kind, RATES, OPTIMIZERS[optimizer], weights)["weights"]
-    initial = build(kind, RATES)
+    assert_equals_a_loop_by_hand(found, kind, OPTIMIZERS[optimizer], RATES)
+
+
+LABELS = torch.randint(CLASSES, (len(RATES), 50), generator=torch.Generator().manual_seed(0))  # (R, N)
+
+
+def one_hot_error(logits, y):
+    return (logits - functional.one_hot(y, CLASSES)).square().mean((-2, -1))
+
+
+def summed_error(model, x, y):
+    return one_hot_error(model(x), y).sum()
+
+
+def test_labels_of_each_replica_are_trained_on_instead_of_the_datas():
+    found = fit("MLP", RATES, measure=weights, epochs=2, labels=LABELS)["weights"]
+    assert_equals_a_loop_by_hand(found, "MLP", SGD, RATES, LABELS)
     for r, replica in enumerate(RATES):
-        model = torch_layers(initial, r)
-        stepper = OPTIMIZERS[optimizer](model.parameters(), **replica.options)
-        order = training.generator(replica.seed, "order")
-        for epoch in range(6):
-            by_hand = torch.cat([p.detach().flatten() for p in model.parameters()]).numpy()
-            np.testing.assert_allclose(found[r, epoch], by_hand, rtol=0, atol=1e-10)
-            for index in torch.randperm(50, generator=order).split(16):
-                x = (IMAGES.x_train[index].double() / 255 - 0.5) / 0.5
-                stepper.zero_grad()
-                functional.cross_entropy(model(x), IMAGES.y_train[index]).backward()
-                stepper.step()
+        alone = fit("MLP", [replica], measure=weights, epochs=2, labels=LABELS[r : r + 1])["weights"]
+        np.testing.assert_allclose(found[r], alone[0], rtol=0, atol=1e-11)
+    assert np.abs(found - fit("MLP", RATES, measure=weights, epochs=2)["weights"])[:, -1].max(1).min() > 1e-3
+
+
+def test_labels_of_the_data_given_to_each_replica_change_no_bit():
+    given = fit("CNN", RATES, epochs=2, labels=IMAGES.y_train.expand(len(RATES), -1))
+    assert_bitwise(given, fit("CNN", RATES, epochs=2))
+
+
+@pytest.mark.parametrize("labels", [None, LABELS], ids=["the data's", "their own"])
+def test_a_loss_of_the_callers_is_what_is_trained(labels):
+    found = fit("MLP", RATES, measure=weights, epochs=2, loss=summed_error, labels=labels)["weights"]
+    assert_equals_a_loop_by_hand(found, "MLP", SGD, RATES, labels, one_hot_error)
+
+
+def test_a_loss_is_given_scaled_images_and_the_labels_that_go_with_them():
+    seen = []
+
+    def loss(model, x, y):
+        seen.append((x, y))
+        return summed_error(model, x, y)
+
+    fit("MLP", RATES[:2], epochs=1, loss=loss)
+    assert [x.shape for x, _ in seen] == [(2, n, *SHAPE) for n in (16, 16, 16, 2)]
+    scaled = (IMAGES.x_train.double() / 255 - 0.5) / 0.5
+    rows = {row.numpy().tobytes(): int(y) for row, y in zip(scaled, IMAGES.y_train, strict=True)}
+    for r in range(2):
+        given = [(row.numpy().tobytes(), int(y)) for x, labels in seen for row, y in zip(x[r], labels[r], strict=True)]
+        assert dict(given) == rows  # every sample once, with its own label
+        assert len(given) == 50
 
 
 @pytest.mark.parametrize("kind", ["MLP", "CNN"])
@@ -393,3 +421,38 @@ def test_parameter_groups_share_memory_with_the_model_and_group_equal_options():
     for p, q in zip(model.parameters(), before.parameters(), strict=True):
         for r, rate in enumerate((0.25, 0.02, 0.02, 0.1, 0.25)):
             torch.testing.assert_close(p[r], q[r] * (1 - 2 * rate))
+
+
+def test_settings_reach_neither_the_optimizer_nor_training():
+    noisy = [Replica(r.seed, r.options, {"probability": 0.1 * i, "lr": 9.0}) for i, r in enumerate(RATES)]
+    plain, with_settings = (training.parameter_groups(build("MLP", RATES), replicas)[0] for replicas in (RATES, noisy))
+    assert [g.keys() for g in with_settings] == [g.keys() for g in plain]
+    assert [(len(g["params"][0]), g.get("lr")) for g in with_settings] == [
+        (len(g["params"][0]), g.get("lr")) for g in plain
+    ]
+    assert_bitwise(fit("MLP", noisy, epochs=2), fit("MLP", RATES, epochs=2))
+
+
+def settings_group(replicas):
+    return {"beta": np.array([replica.settings["beta"] for replica in replicas])}
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_finished_replicas_are_told_apart_by_settings_which_reach_every_process(jobs, tmp_path):
+    replicas = [Replica(0, {"lr": 0.1}, {"beta": beta}) for beta in (0.5, 1.0, 2.0)]
+    first = train_all(settings_group, replicas[:1], device="cpu", jobs=1, partial=Partial(tmp_path))
+    assert [float(run["beta"]) for run in first] == [0.5]
+    found = train_all(settings_group, replicas[::-1], device="cpu", jobs=jobs, partial=Partial(tmp_path))
+    assert [float(run["beta"]) for run in found] == [2.0, 1.0, 0.5]
+
+
+def smallest_product(replicas):
+    """1e-30 × 1e-10 in float32, a denormal number, computed where replicas are trained; (R,)."""
+    return {"product": (torch.full((len(replicas),), 1e-30) * torch.tensor(1e-10)).numpy()}
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_training_counts_denormal_numbers_as_zero_and_leaves_the_caller_as_it_was(jobs):
+    (run,) = training.train_all(smallest_product, [Replica(0)], device="cpu", jobs=jobs)
+    assert run["product"] == 0
+    assert smallest_product([Replica(0)])["product"] > 0
