@@ -1,7 +1,5 @@
 """Checkpoints: .pt files of a model's state, written whole or not at all, read without pickle's code."""
 
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,20 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from results import ResultError, plain
+from results import ResultError, plain, write_whole
 
 
 def save(path: Path, state: Mapping[str, Tensor], made: Mapping[str, Any]) -> None:
     """Write a state dict; `made` says what made it (settings, seed, epoch, data) and is checked on reading."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            torch.save({"state": dict(state), "made": plain(made)}, file)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_whole(path, lambda file: torch.save({"state": dict(state), "made": plain(made)}, file))
 
 
 def restore(model: nn.Module, path: Path, made: Mapping[str, Any], script: str) -> Mapping[str, Any]:

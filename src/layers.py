@@ -15,6 +15,7 @@ from models import MLP
 Moments = list[list[FeatureMoments]]  # [replica][hidden layer]
 
 
+@torch.no_grad()
 def one_pass(
     model: MLP, images: Images, split: str, labels: Tensor | None = None
 ) -> tuple[list[Moments], list[dict[str, Tensor]]]:

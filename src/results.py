@@ -13,11 +13,11 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
@@ -138,11 +138,16 @@ def read_npz(path: Path) -> Arrays:
 
 def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write arrays to `path` whole or not at all."""
+    write_whole(path, lambda file: np.savez_compressed(file, **arrays))
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    """Make a file of what `write` writes, or, where it fails, leave what was there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
-            np.savez_compressed(file, **arrays)
+            write(file)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
+from core.linearity import NotFiniteError
 from data import Images
 from results import Arrays, Partial
 
@@ -115,7 +116,7 @@ def train(
         name -> (R, epochs + 1, …), what `measure` returned.
 
     Raises:
-        Diverged: a parameter is no longer finite.
+        Diverged: a parameter or a feature is no longer finite.
     """
     groups, share = parameter_groups(model, replicas)
     stepper = optimizer(groups)
@@ -141,7 +142,10 @@ def train(
                 model.zero_grad()
             if not all(bool(p.isfinite().all()) for p in model.parameters()):
                 raise Diverged(_diverged(description, epoch))
-            record.append(_measured(measure, model))
+            try:
+                record.append(_measured(measure, model))
+            except NotFiniteError as error:
+                raise Diverged(_diverged(description, epoch)) from error
             bar.set_postfix({k: f"{v.mean():.4g}" for k, v in record[-1].items() if v.ndim == 1})
             bar.update()
     return {name: np.stack([row[name] for row in record], axis=1) for name in record[0]}

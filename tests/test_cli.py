@@ -220,7 +220,7 @@ def made_paths(monkeypatch: pytest.MonkeyPatch) -> Callable[..., set[Path]]:
 
         monkeypatch.setattr(cli, "produce", produce)
         monkeypatch.setattr(cli, "prepare", lambda _: None)
-        x, y = torch.zeros(2, 1, 8, 8, dtype=torch.uint8), torch.arange(2)
+        x, y = torch.zeros(10, 1, 8, 8, dtype=torch.uint8), torch.arange(10)
         monkeypatch.setattr(data, "load", lambda name, *_: data.Images(name, x, y, x, y))
         monkeypatch.setattr(sys, "argv", ["script", *words])
         script.main()

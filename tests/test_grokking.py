@@ -4,13 +4,13 @@ import sys
 from dataclasses import replace
 
 import numpy as np
-import oracles
 import pytest
 import torch
 from sklearn.model_selection import train_test_split
 from torch.nn import functional
 
 import cli
+import oracles
 import training
 from core.linearity import target_linearity
 from core.moments import FeatureMoments

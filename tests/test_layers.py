@@ -1,12 +1,12 @@
 """Measures of every hidden layer in one pass, against plain torch networks and NumPy's least squares."""
 
 import numpy as np
-import oracles
 import pytest
 import torch
 
 import data
 import layers
+import oracles
 import training
 from models import MLP
 from training import Replica

@@ -7,12 +7,12 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from oracles import centred, chance, least_squares, least_squares_map
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import r2_score
 
 from core.linearity import moments_surrogate, read_out, report, response_norm, surrogate, target_linearity
 from core.moments import FeatureMoments
+from oracles import centred, chance, least_squares, least_squares_map
 
 EPS = 2.0**-52
 FEW_SAMPLES = pytest.mark.filterwarnings("ignore:.* samples of .* features:RuntimeWarning")

@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import numpy as np
-import oracles
 import pytest
 import torch
 from torch.nn import functional
@@ -11,6 +10,7 @@ from torch.nn import functional
 import cli
 import data
 import layers
+import oracles
 import training
 from experiment import random_label
 from experiment.random_label import AXES, Config

@@ -6,13 +6,13 @@ import functools
 import numpy as np
 import pytest
 import torch
-from oracles import torch_layers
 from torch.nn import functional
 
 import data
 import training
 from core.gram import GramWhitening
 from models import CNN, MLP
+from oracles import torch_layers
 from results import Partial
 from training import Replica, train, train_all
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
-import oracles
 import pytest
 import torch
 from torch.distributions import Bernoulli, Normal, kl_divergence
@@ -14,6 +13,7 @@ from torch.distributions import Bernoulli, Normal, kl_divergence
 import checkpoints
 import cli
 import data
+import oracles
 import results
 import training
 from core.linearity import surrogate, target_linearity

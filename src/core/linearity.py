@@ -22,6 +22,10 @@ from .moments import FeatureMoments
 EPS = 2.0**-52
 
 
+class NotFiniteError(ValueError):
+    """Features that hold an infinity or no number."""
+
+
 @dataclass(frozen=True)
 class LinearityReport:
     """Target Linearity and what is needed to judge it.
@@ -54,8 +58,8 @@ def report(moments: FeatureMoments) -> LinearityReport:
     their spread, rounding in float32 is cut; rounding in bfloat16 or float16 is not and counts as features.
 
     Raises:
-        ValueError: no samples, values that are not finite, or targets that are constant, for which TL has no
-            meaning.
+        ValueError: no samples, targets that are not finite, or constant ones, for which TL has no meaning.
+        NotFiniteError: features that are not finite.
 
     Warns:
         RuntimeWarning: n ≤ d, where every target is linear in features of full rank.
@@ -104,7 +108,8 @@ def read_out(moments: FeatureMoments) -> Tensor:
         (d, c) float64.
 
     Raises:
-        ValueError: no samples, or features that are not finite.
+        ValueError: no samples.
+        NotFiniteError: features that are not finite.
     """
     span = _span(moments)
     slopes = span.basis @ (span.basis.mT @ moments.cross)  # S⁺ C (d, c), the map with an intercept
@@ -135,7 +140,7 @@ def _span(moments: FeatureMoments) -> _Span:
     n, mean = moments.n, moments.feature_mean
     diagonal = moments.scatter.diagonal()
     if not bool(torch.isfinite(diagonal).all()):
-        raise ValueError("features are not finite")
+        raise NotFiniteError("features are not finite")
     norms = diagonal.clamp_min(0).sqrt()  # (d,)
     varies = norms > math.sqrt(n) * _rounding(mean)
     scale = torch.where(varies, 1 / norms, 0.0)  # D^(-1/2)

@@ -143,9 +143,9 @@ class FeatureMoments:
         return self
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The sums as tensors, for torch.save; empty before the first batch."""
+        """The sums as tensors, for torch.save; before the first batch, only their kind."""
         if not self.n:
-            return {}
+            return {"diagonal_targets": torch.tensor(self.diagonal_targets)}
         names = ("feature_mean", "target_mean", "scatter", "cross", "target_scatter")
         sums = {name: getattr(self, name).clone() for name in names}
         plain = {name: torch.tensor(getattr(self, name)) for name in ("n", "classes", "diagonal_targets")}

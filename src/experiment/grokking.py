@@ -12,6 +12,7 @@ share one epoch axis: 0 is before training, and everything at an epoch is measur
 """
 
 import functools
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -71,6 +72,9 @@ class Config(cli.Common):
         )
         if self.modulus < 3:
             raise cli.ConfigError(f"modulus must be 3 or more, not {self.modulus}")
+        held_out = math.ceil(self.test_share * self.modulus**2)
+        if held_out < 2 or self.modulus**2 - held_out < 2:
+            raise cli.ConfigError(f"test_share {self.test_share} leaves fewer than two pairs on one side")
 
 
 QUICK: dict[str, Any] = {

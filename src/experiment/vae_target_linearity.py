@@ -212,6 +212,11 @@ def run(config: Config, dataset: str, partial: Partial | None = None) -> Arrays:
 def main() -> None:
     config = cli.parse(Config, QUICK, description=__doc__)
     cli.prepare(config)
+    for dataset in config.datasets:  # that the figures can be drawn of it, before any work
+        images = vae_train.load(config, dataset)
+        for label in sorted({label for classes in ENDS.values() for label in classes}):
+            if not (images.y_test == label).any():
+                raise cli.ConfigError(f"{images.name}: no test image of class {label}, which the figures show")
     for dataset in config.datasets:
         images = vae_train.load(config, dataset)
         fixed = config.hyperparameters("datasets")
