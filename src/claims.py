@@ -19,6 +19,7 @@ from scipy.stats import spearmanr
 
 import results
 from experiment import (
+    bert_target_linearity,
     gram_virtual_covariance,
     grokking,
     random_label,
@@ -164,6 +165,23 @@ def lazy_and_rich(root: Path, scale: str, figure: str) -> Iterator[Finding]:
         )
 
 
+def fine_tuning(root: Path, scale: str, figure: str) -> Iterator[Finding]:
+    """Claim 6: Target Linearity against depth after fine-tuning, and how the other stages' changes with it."""
+    for run in results.find(root, scale, "bert_target_linearity", bert_target_linearity.Config().hyperparameters()):
+        tl = run["train_tl"][..., 1:]  # (seed, stage, layer), from layer 0 on: without the embeddings
+        r = spearmanr(np.arange(tl.shape[-1]), tl[:, -1].mean(0)).statistic
+        rise = tl[..., -1] - tl[..., 0]  # (seed, stage)
+        stages = zip(run["stage"], tl.swapaxes(0, 1), rise.T, strict=True)
+        number = f"rank correlation of layer and TL {r:.2f} after {run['stage'][-1]}; TL of the last layer (its rise "
+        number += "from the first) " + ", ".join(
+            f"{stage} {mean_spread(of_stage[:, -1], 3)} ({mean_spread(of_rise, 3)})"
+            for stage, of_stage, of_rise in stages
+        )
+        number += f"; chance {run['train_chance'][..., -1].mean():.2f}"
+        met = r >= RANK_CORRELATION and rise[:, -1].mean() > max(0.0, rise[:, 1].mean())
+        yield Finding(f"{run.config['model']}, {run.label}", number, bool(met))
+
+
 def random_labels(root: Path, scale: str, figure: str) -> Iterator[Finding]:
     """Claim 7: Target Linearity after the last epoch, and its order by depth, from each p to the next."""
     found = results.find(root, scale, "random_label", random_label.Config().hyperparameters())
@@ -258,6 +276,15 @@ CLAIMS = (
         "means over draws, last epoch against the first: for the widest network ‖ŷ − y_ols‖² falls below a tenth, and "
         "y_ols moves by less than a tenth of the first loss; for the narrowest ‖y − y_ols‖² falls by a fifth or more",
         lazy_and_rich,
+    ),
+    Claim(
+        6,
+        ("11",),
+        "fine-tuning BERT makes Target Linearity rise with depth",
+        "on training rows, means over seeds, on every task: after the last epoch the rank correlation of layer and TL "
+        f"is at least {RANK_CORRELATION}, and TL rises from the first layer to the last, by more than in the "
+        "pre-trained model",
+        fine_tuning,
     ),
     Claim(
         7,

@@ -61,6 +61,13 @@ RECIPES = {
         ("--learning-rate", "0.002"),
     ),
     "10": Recipe("TL in VAEs", _VAE, "vae_plot", "TL by epoch, lower for larger β"),
+    "11": Recipe(
+        "TL in BERT",
+        (("bert_train",), ("bert_target_linearity",)),
+        "bert_plot",
+        "TL by layer: flat before fine-tuning, rising with depth after it",
+        datasets=False,
+    ),
     "12": Recipe(
         "random labels",
         (("random_label",),),

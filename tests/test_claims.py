@@ -10,6 +10,7 @@ import claims
 import results
 import whitening
 from experiment import (
+    bert_target_linearity,
     gram_virtual_covariance,
     grokking,
     random_label,
@@ -92,7 +93,7 @@ def plant_run(root: Path, script: ModuleType, name: str, arrays: dict, **setting
     """A result of a script's default configuration with some settings of its own."""
     experiment = script.__name__.rpartition(".")[2]
     axes = {key: script.AXES[key] for key in arrays}
-    arrays = {key: np.asarray(value, float) for key, value in arrays.items()}
+    arrays = {key: np.asarray(value) for key, value in arrays.items()}
     plant(root, experiment, name, {**script.Config().hyperparameters(), **settings}, arrays, axes)
 
 
@@ -156,6 +157,24 @@ def test_lazy_and_rich_are_judged_by_the_widest_and_the_narrowest(
         }
         plant_run(tmp_path, staircase, f"width{width}", arrays, width=width)
     assert judge(tmp_path, 5, "8") == expected
+
+
+@pytest.mark.parametrize(
+    ("fine_tuned", "pre_trained", "expected"),
+    [
+        ([0.5, 0.6, 0.7, 0.9], [0.5, 0.6, 0.6, 0.5], "holds"),
+        ([0.5, 0.9, 0.7, 0.6], [0.5, 0.6, 0.6, 0.5], "does not hold"),  # rises, but not with depth
+        ([0.5, 0.6, 0.7, 0.9], [0.2, 0.3, 0.6, 0.8], "does not hold"),  # no more than before
+        ([0.9, 0.7, 0.6, 0.5], [0.5, 0.4, 0.3, 0.0], "does not hold"),  # falls
+    ],
+)
+def test_fine_tuning_must_make_linearity_rise_with_depth(
+    tmp_path: Path, fine_tuned: list[float], pre_trained: list[float], expected: str
+) -> None:
+    tl = np.array([[[0.1] * 5, [0.99, *pre_trained], [0.99, *fine_tuned]]])  # the embeddings do not count
+    arrays = {"train_tl": tl, "train_chance": np.zeros_like(tl), "stage": ["initialised", "pre-trained", "epoch 1"]}
+    plant_run(tmp_path, bert_target_linearity, "planted", arrays, task="sst2")
+    assert judge(tmp_path, 6, "11") == expected
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,8 @@ TINY = {  # what makes a command of the README small; flags given later win
     "staircase.py": "--scale quick --epochs 2 --seeds 42 --widths 8 16",
     "vae_train.py": "--scale quick --epochs 1 --seeds 0",
     "vae_target_linearity.py": "--scale quick",
+    "bert_train.py": "--scale quick --epochs 1 --seeds 0 --task toy_sst2 --toy-examples 100 --toy-corpus 100",
+    "bert_target_linearity.py": "--scale quick",
     "random_label.py": "--scale quick --epochs 1 --seeds 0",
     "grokking.py": "--scale quick --epochs 1 --seeds 0",
     "gram_virtual_covariance.py": "--scale quick --time 4 --seeds 0",
@@ -66,7 +68,7 @@ def test_every_python_command_of_the_readme_runs(command: str, reproduced: tuple
     _, script, *flags = shlex.split(command)
     name = Path(script).name
     results = [] if name in ("benchmark.py", "claims.py") else ["--results", str(tmp_path)]
-    if name in ("reproduce.py", "vae_target_linearity.py"):  # which reads what vae_train.py left
+    if name in ("reproduce.py", "vae_target_linearity.py", "bert_target_linearity.py"):  # which read what others left
         results = ["--results", str(reproduced[0])]
     run([sys.executable, str(ROOT / script), *flags, *shlex.split(TINY[name]), *results], tmp_path)
 
