@@ -11,6 +11,8 @@ model, and after each epoch of fine-tuning.
 Results: results/SCALE/bert_target_linearity/MODEL-DATA-DIGEST.npz, one a task, arrays as in AXES. Features H are a
 sentence's or pair's first token, one row an example; of tagged words, each word's first sub-token, one row a word.
 Targets Y are the classes. All dimensions are kept; with few rows the chance level, about rank / n, is far from zero.
+Features are made in float64: a normalisation's outputs sum to zero until it has learned, and where they hardly vary,
+as a first token's before training, float32 would leave a direction of pure rounding for least squares to follow.
 """
 
 import functools
@@ -109,18 +111,16 @@ def batches(config: Config, texts: Texts, split: str) -> DataLoader:
 
 @torch.no_grad()
 def one_pass(model: PreTrainedModel, loader: Iterable[Mapping[str, Tensor]], classes: int) -> list[FeatureMoments]:
-    """Moments of the embeddings' and every layer's features with the one-hot classes; on a GPU in half precision."""
-    device = model.device
+    """Moments of the embeddings' and every layer's features with the one-hot classes."""
     moments: list[FeatureMoments] = []
-    with torch.autocast(device.type, torch.float16, enabled=device.type == "cuda"):
-        for batch in loader:
-            inputs = {name: values.to(device) for name, values in batch.items()}
-            mask, labels = text.measured(inputs.pop("labels"), inputs["attention_mask"])
-            targets = functional.one_hot(labels, classes)  # (N, c)
-            hidden = model.base_model(**inputs, output_hidden_states=True).hidden_states  # each (B, T, d)
-            moments = moments or [FeatureMoments() for _ in hidden]
-            for sums, h in zip(moments, hidden, strict=True):
-                sums.update(h[mask], targets)
+    for batch in loader:
+        inputs = {name: values.to(model.device) for name, values in batch.items()}
+        mask, labels = text.measured(inputs.pop("labels"), inputs["attention_mask"])
+        targets = functional.one_hot(labels, classes)  # (N, c)
+        hidden = model.base_model(**inputs, output_hidden_states=True).hidden_states  # each (B, T, d)
+        moments = moments or [FeatureMoments() for _ in hidden]
+        for sums, h in zip(moments, hidden, strict=True):
+            sums.update(h[mask], targets)
     return moments
 
 
@@ -162,7 +162,7 @@ def measure_group(config: Config, index: int, replicas: Sequence[Replica]) -> Ar
             name = bert_train.output(config, texts).name
             with training.progress(config.epochs + 2, f"{name} seed {replica.seed}") as bar:
                 for _, model in models(config, texts, replica.seed):
-                    model.eval().to(config.resolved_device)
+                    model.eval().to(config.resolved_device, torch.float64)
                     moments = {split: one_pass(model, loaders[split], len(texts.labels)) for split in SPLITS}
                     stages.append(measure(moments))
                     bar.update()
