@@ -91,6 +91,7 @@ def train(
     *,
     epochs: int,
     batch_size: int,
+    every: int = 1,
     loss: Callable[[nn.Module, Tensor, Tensor], Tensor] = cross_entropy,
     labels: Tensor | None = None,
     attach: Callable[[torch.optim.Optimizer], Any] | None = None,
@@ -103,9 +104,10 @@ def train(
         data: on the model's device.
         replicas: the R replicas, in the order of the model's replica axis.
         optimizer: makes the optimizer from parameter groups.
-        measure: called before training and after each epoch; name -> (R, …).
+        measure: called at `measured_epochs`; name -> (R, …).
         epochs: passes over the training set.
         batch_size: the last batch of an epoch may be smaller.
+        every: epochs from one measurement to the next.
         loss: from model, x (R, B, …) and y (R, B) to the sum over replicas of each one's mean loss: so their
             gradients do not mix.
         labels: (R, N) labels of each replica, instead of the data's.
@@ -113,7 +115,7 @@ def train(
         description: shown beside the progress bar.
 
     Returns:
-        name -> (R, epochs + 1, …), what `measure` returned.
+        name -> (R, measured epochs, …), what `measure` returned.
 
     Raises:
         Diverged: a parameter or a feature is no longer finite.
@@ -125,6 +127,7 @@ def train(
     orders = [generator(replica.seed, "order") for replica in replicas]
     device = data.x_train.device
     dtype = next(model.parameters()).dtype
+    wanted = measured_epochs(epochs, every)
     record = [_measured(measure, model)]
     with progress(epochs, description) as bar:
         for epoch in range(1, epochs + 1):
@@ -142,13 +145,19 @@ def train(
                 model.zero_grad()
             if not all(bool(p.isfinite().all()) for p in model.parameters()):
                 raise Diverged(_diverged(description, epoch))
-            try:
-                record.append(_measured(measure, model))
-            except NotFiniteError as error:
-                raise Diverged(_diverged(description, epoch)) from error
+            if epoch in wanted:
+                try:
+                    record.append(_measured(measure, model))
+                except NotFiniteError as error:
+                    raise Diverged(_diverged(description, epoch)) from error
             bar.set_postfix({k: f"{v.mean():.4g}" for k, v in record[-1].items() if v.ndim == 1})
             bar.update()
     return {name: np.stack([row[name] for row in record], axis=1) for name in record[0]}
+
+
+def measured_epochs(epochs: int, every: int) -> list[int]:
+    """0, before training, every so many epochs, and the last."""
+    return sorted({*range(0, epochs, every), epochs})
 
 
 def _diverged(description: str, epoch: int) -> str:

@@ -38,7 +38,7 @@ def config(tmp_path_factory):
         parts |= {f"x_{part}": (pattern[y] + noise).astype(np.uint8), f"y_{part}": y}
     path = tmp_path_factory.mktemp("random_label") / "planted.npz"
     np.savez(path, **parts)
-    sizes = {"epochs": EPOCHS, "batch_size": 16, "width": 8, "depth": 2, "learning_rate": 0.02}
+    sizes = {"epochs": EPOCHS, "every": 1, "batch_size": 16, "width": 8, "depth": 2, "learning_rate": 0.02}
     return Config(datasets=(str(path),), probabilities=PROBABILITIES, seeds=SEEDS, device="cpu", jobs=1, **sizes)
 
 
@@ -54,6 +54,15 @@ def found(config):
 
 def replicas(config, probabilities=PROBABILITIES, seeds=SEEDS):
     return [Replica(s, {"lr": config.learning_rate}, {"probability": p}) for p in probabilities for s in seeds]
+
+
+def test_measured_less_often_is_the_same_training(config, found):
+    rarely = random_label.run(replace(config, every=2), config.datasets[0])
+    kept = sorted({*range(0, EPOCHS, 2), EPOCHS})
+    assert rarely["epoch"].tolist() == kept
+    for name, array in found.items():
+        at = AXES[name].index("epoch") if "epoch" in AXES[name] else None
+        np.testing.assert_array_equal(rarely[name], array if at is None else array.take(kept, at))
 
 
 def test_arrays_have_the_axes_they_are_documented_with(found):

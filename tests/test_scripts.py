@@ -84,10 +84,10 @@ CASES = {
     "adam": Case(target_linearity, (*NARROW, "--optimizer", "adam"), ("tiny-adam",), **LINEARITY),
     "random_label": Case(
         random_label,
-        (*NARROW, "--probabilities", 0.0, 0.5),
+        (*NARROW, "--every", 1, "--probabilities", 0.0, 0.5),
         ("tiny-p0.0", "tiny-p0.5"),
         {"layer": 3, "train_sample": TRAIN, "test_sample": TEST},
-        one=(*NARROW, "--probabilities", 0.5),
+        one=(*NARROW, "--every", 1, "--probabilities", 0.5),
         axis="probability",
         loss=CLASSIFIER,
     ),

@@ -249,6 +249,13 @@ def test_epoch_axis_starts_before_training_and_has_an_entry_after_each_epoch(epo
     assert_bitwise(found, {name: values[:, :-1] for name, values in longer.items()})
 
 
+@pytest.mark.parametrize(("every", "epochs"), [(1, [0, 1, 2, 3, 4, 5]), (2, [0, 2, 4, 5]), (5, [0, 5]), (9, [0, 5])])
+def test_measuring_less_often_leaves_out_epochs_but_the_last(every, epochs):
+    often, rarely = (fit("MLP", [Replica(0)], measure=weights, every=step)["weights"] for step in (1, every))
+    assert training.measured_epochs(5, every) == epochs
+    np.testing.assert_array_equal(rarely, often[:, epochs])
+
+
 def test_entry_of_an_epoch_is_what_was_measured_then():
     model = build("MLP", [Replica(0)])
     seen = []

@@ -50,6 +50,8 @@ class Config(cli.Common):
     """a seed draws initial weights, batch orders and labels"""
     epochs: int = 200
     """passes over the training set"""
+    every: int = 5
+    """epochs from one measurement to the next; one costs as much as half an epoch of training"""
     batch_size: int = 64
     """samples a step"""
     width: int = 256
@@ -59,14 +61,14 @@ class Config(cli.Common):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive = ("learning_rate", "epochs", "batch_size", "width", "depth")
+        positive = ("learning_rate", "epochs", "every", "batch_size", "width", "depth")
         cli.check(self, positive=positive, natural=("seeds", "probabilities"), fractions=("momentum",))
         if max(self.probabilities) > 1:
             raise cli.ConfigError(f"probabilities must be in [0, 1], not {max(self.probabilities)}")
         cli.check_datasets(self.datasets)
 
 
-QUICK: dict[str, Any] = {"datasets": ("digits",), "learning_rate": 0.02, "epochs": 60, "width": 64}
+QUICK: dict[str, Any] = {"datasets": ("digits",), "learning_rate": 0.02, "epochs": 60, "every": 2, "width": 64}
 
 _BY_EPOCH = ("probability", "seed", "epoch")
 _BY_LAYER = (*_BY_EPOCH, "layer")
@@ -99,7 +101,7 @@ def labels(images: data.Images, split: str, replicas: Sequence[Replica]) -> Tens
 
 
 def train_group(config: Config, dataset: str, replicas: Sequence[Replica]) -> Arrays:
-    """Train replicas as one batch; name -> (R, epochs + 1, …)."""
+    """Train replicas as one batch; name -> (R, measured epochs, …)."""
     images = data.load(dataset, config.data, config.resolved_device)
     widths = (images.x_train[0].numel(), *[config.width] * config.depth, images.classes)
     model = MLP(widths, [training.generator(r.seed, "weights") for r in replicas]).to(config.resolved_device)
@@ -121,6 +123,7 @@ def train_group(config: Config, dataset: str, replicas: Sequence[Replica]) -> Ar
         measure,
         epochs=config.epochs,
         batch_size=config.batch_size,
+        every=config.every,
         labels=of_split["train"][0],
         description=f"{images.name} p {replicas[0].settings['probability']} seed {replicas[0].seed}",
     )
@@ -146,7 +149,7 @@ def run(config: Config, dataset: str, partial: Partial | None = None) -> Arrays:
         arrays[f"{split}_redrawn"] = np.stack([level < p for p in config.probabilities])
         arrays[f"{split}_new_label"] = new.astype(np.min_scalar_type(int(new.max())))
     named = {"probability": config.probabilities, "seed": config.seeds}
-    named |= {"epoch": range(config.epochs + 1), "layer": range(1, config.depth + 1)}
+    named |= {"epoch": training.measured_epochs(config.epochs, config.every), "layer": range(1, config.depth + 1)}
     return arrays | {name: np.array(values) for name, values in named.items()}
 
 

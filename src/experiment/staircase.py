@@ -70,7 +70,7 @@ class Config(cli.Common):
     @property
     def measured(self) -> list[int]:
         """Epochs at which the network is measured."""
-        return sorted({*range(0, self.epochs, self.every), self.epochs})
+        return training.measured_epochs(self.epochs, self.every)
 
 
 QUICK: dict[str, Any] = {"widths": (32, 128, 512), "seeds": (42, 43, 44), "samples": 500, "epochs": 1000}
