@@ -125,6 +125,7 @@ def test_vaes_are_judged_by_rank_correlations_at_their_best_epochs(
 ) -> None:
     best = np.array([[1], [0], [2], [1], [0]])
     arrays = {"tl": np.full((5, 1, 3), 0.1), "interpolation_error": np.full((5, 1, 3), 9.0)}
+    arrays["decoder_nonlinearity"] = np.arange(15.0).reshape(5, 1, 3)  # decides nothing
     for i, epoch in enumerate(best[:, 0]):
         arrays["tl"][i, 0, epoch], arrays["interpolation_error"][i, 0, epoch] = tl[i], error[i]
     axes = {"beta": [0.1, 0.5, 1, 2, 5], "best_epoch": best}
