@@ -205,7 +205,7 @@ def bert_rows(config: Config) -> list[Row]:
     """Fine-tuning and measuring a six-layer BERT of width 384, as in the experiment and with all padded to 128."""
     text.quiet()
     coder, task = language.tokenizer(), tasks.TASKS["toy_sst2"]
-    preset = bert_train.Config(device="cpu")
+    preset = bert_target_linearity.Config(device="cpu")
     sentences = tasks.load(task.name, examples=(config.bert_examples, 8)).train
     rows = text.encode(task, sentences, coder, preset.max_length)
     shape = BertConfig(
@@ -229,8 +229,7 @@ def bert_rows(config: Config) -> list[Row]:
 
     def measure(multiple: int | None) -> None:
         collate = text.collator(task, coder, multiple)
-        order = sorted(range(len(rows)), key=list(rows["length"]).__getitem__, reverse=True)
-        loader = DataLoader(rows.remove_columns("length"), 64, sampler=order, collate_fn=collate)
+        loader = bert_target_linearity.longest_first(rows, preset.measure_batch, collate)
         bert_target_linearity.one_pass(measured, loader, 2)
 
     made = []

@@ -18,13 +18,14 @@ as a first token's before training, float32 would leave a direction of pure roun
 import functools
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader
@@ -99,14 +100,17 @@ def models(config: Config, texts: Texts, seed: int) -> Iterator[tuple[str, PreTr
 
 
 def batches(config: Config, texts: Texts, split: str) -> DataLoader:
-    """Batches of a split's sampled examples, longest first, each padded to its own longest."""
+    """Batches of a split's sampled examples, as `longest_first` makes them."""
     rows = bert_train.chosen(texts.train, config.train_examples) if split == "train" else texts.validation
     coded = bert_train.encode(config, texts, bert_train.chosen(rows, config.samples))
+    return longest_first(coded, config.measure_batch, text.collator(texts.task, bert_train.load_tokenizer(config)))
+
+
+def longest_first(coded: Dataset, batch_size: int, collate: Callable) -> DataLoader:
+    """Batches of rows of `text.encode`, longest first: a batch's rows are of like lengths."""
     lengths = list(coded["length"])
     order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
-    collate = text.collator(texts.task, bert_train.load_tokenizer(config))
-    rows = coded.remove_columns("length")
-    return DataLoader(rows, config.measure_batch, sampler=order, collate_fn=collate)
+    return DataLoader(coded.remove_columns("length"), batch_size, sampler=order, collate_fn=collate)
 
 
 @torch.no_grad()
