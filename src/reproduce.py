@@ -6,16 +6,19 @@
 Results that are already there are not made again. Figures are written to results/SCALE/figures as PNG and PDF.
 """
 
+import functools
 import os
 import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import claims
 import cli
 import results
+import training
 from figures import RECIPES, Recipe
 
 NOTEBOOKS = cli.ROOT / "notebook"
@@ -108,10 +111,11 @@ def main() -> None:
             if not ended[command]:
                 failed.add(figure)
         seconds[figure] = time.perf_counter() - start
-    for name in dict.fromkeys(RECIPES[figure].notebook for figure in config.figures):
-        print(f"notebook/{name}.ipynb", flush=True)
-        if not execute_notebook(name, config):
-            failed.update(figure for figure in config.figures if RECIPES[figure].notebook == name)
+    names = list(dict.fromkeys(RECIPES[figure].notebook for figure in config.figures))
+    print(f"notebooks: {', '.join(names)}", flush=True)
+    with ThreadPoolExecutor(config.jobs or training.available_cores()) as pool:
+        executed = dict(zip(names, pool.map(functools.partial(execute_notebook, config=config), names), strict=True))
+    failed.update(figure for figure in config.figures if not executed[RECIPES[figure].notebook])
     print_table(rows(config, seconds, failed))
     print(f"figures: {config.results / config.scale / 'figures'}")
     sys.exit(bool(failed))

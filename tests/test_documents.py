@@ -1,16 +1,23 @@
 """What the README says is true: its commands run, its code runs, its numbers are those of the results."""
 
+import atexit
+import functools
 import os
 import re
 import shlex
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 import claims
 import figures
+import training
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -44,13 +51,33 @@ def run(command: list[str], cwd: Path, **environment: str) -> str:
     return done.stdout
 
 
-@pytest.fixture(scope="module")
-def reproduced(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Results of the README's first command, and what it printed."""
+@functools.cache
+def reproduction() -> tuple[Path, subprocess.Popen]:
+    """The README's first command, started, and the folder of its results and of what it prints."""
     (command,) = [c for c in COMMANDS if c.startswith("python src/reproduce.py --scale quick")]
-    folder = tmp_path_factory.mktemp("reproduced")
+    folder = Path(tempfile.mkdtemp())
     _, script, *flags = shlex.split(command)
-    return folder, run([sys.executable, str(ROOT / script), *flags, "--results", str(folder)], folder)
+    words = [sys.executable, str(ROOT / script), *flags, "--results", str(folder)]
+    with (folder / "printed").open("w") as printed:
+        process = subprocess.Popen(words, cwd=folder, stdout=printed, stderr=printed, start_new_session=True)
+    atexit.register(end, folder, process)
+    return folder, process
+
+
+def end(folder: Path, process: subprocess.Popen) -> None:
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def reproduced() -> tuple[Path, str]:
+    """Results of the README's first command, and what it printed; conftest.py has started it."""
+    folder, process = reproduction()
+    printed = folder / "printed"
+    assert process.wait() == 0, printed.read_text()
+    return folder, printed.read_text()
 
 
 def test_the_quick_command_makes_every_figure_and_a_verdict_for_each(reproduced: tuple[Path, str]) -> None:
@@ -61,26 +88,27 @@ def test_the_quick_command_makes_every_figure_and_a_verdict_for_each(reproduced:
         assert {f"{picture}.png", f"{picture}.pdf"} <= made
     judged = re.findall(r"^(\w+) .*(holds in part|holds|does not hold)", printed, re.MULTILINE)
     assert [figure for figure, _ in judged] == list(figures.RECIPES)
+    (executed,) = re.findall(r"^notebooks: (.*)", printed, re.MULTILINE)
+    assert sorted(executed.split(", ")) == sorted(path.stem for path in (ROOT / "notebook").glob("*.ipynb"))
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("python ")])
-def test_every_python_command_of_the_readme_runs(command: str, reproduced: tuple[Path, str], tmp_path: Path) -> None:
-    _, script, *flags = shlex.split(command)
-    name = Path(script).name
-    results = [] if name in ("benchmark.py", "claims.py") else ["--results", str(tmp_path)]
-    if name in ("reproduce.py", "vae_target_linearity.py", "bert_target_linearity.py"):  # which read what others left
-        results = ["--results", str(reproduced[0])]
-    run([sys.executable, str(ROOT / script), *flags, *shlex.split(TINY[name]), *results], tmp_path)
+def test_every_python_command_of_the_readme_runs(reproduced: tuple[Path, str], tmp_path: Path) -> None:
+    def one(command: str) -> None:
+        _, script, *flags = shlex.split(command)
+        name = Path(script).name
+        shared = ["--jobs", "1", "--results", str(Path(tempfile.mkdtemp(dir=tmp_path)))]
+        if name in ("benchmark.py", "claims.py"):
+            shared = []
+        if name in ("reproduce.py", "vae_target_linearity.py", "bert_target_linearity.py"):  # read what others left
+            shared[-1] = str(reproduced[0])
+        run([sys.executable, str(ROOT / script), *flags, *shlex.split(TINY[name]), *shared], tmp_path)
+
+    with ThreadPoolExecutor(training.available_cores()) as pool:  # starting Python takes most of the time
+        list(pool.map(one, [c for c in COMMANDS if c.startswith("python ")]))
 
 
 def test_the_other_commands_of_the_readme_are_the_two_that_run_this() -> None:
     assert {c for c in COMMANDS if not c.startswith("python ")} == {"pip install -r requirements.txt", "pytest tests"}
-
-
-@pytest.mark.parametrize("notebook", sorted(path.name for path in (ROOT / "notebook").glob("*.ipynb")))
-def test_notebooks_run_on_the_quick_results(notebook: str, reproduced: tuple[Path, str]) -> None:
-    command = [sys.executable, "-m", "pytest", "--nbmake", "-q", "-p", "no:cacheprovider", "-c", os.devnull]
-    run([*command, str(ROOT / "notebook" / notebook)], ROOT, SCALE="quick", RESULTS=str(reproduced[0]))
 
 
 def test_the_code_of_the_readme_runs() -> None:

@@ -86,9 +86,9 @@ class Config(cli.Common):
     """training examples of each toy task; half as many for validation"""
     toy_width: int = 64
     """units of toy_bert, 16 a head"""
-    toy_depth: int = 4
+    toy_depth: int = 3
     """layers of toy_bert"""
-    toy_corpus: int = 10_000
+    toy_corpus: int = 6000
     """texts that toy_bert is pre-trained on"""
     toy_epochs: int = 8
     """passes over them"""
@@ -114,6 +114,7 @@ QUICK: dict[str, Any] = {
     "learning_rate": 0.001,
     "seeds": (0, 1),
     "max_length": 64,
+    "samples": 1000,
 }
 
 _BY_EPOCH = ("seed", "epoch")

@@ -68,7 +68,7 @@ class Config(cli.Common):
         cli.check_datasets(self.datasets)
 
 
-QUICK: dict[str, Any] = {"datasets": ("digits",), "learning_rate": 0.02, "epochs": 60, "every": 2, "width": 64}
+QUICK: dict[str, Any] = {"datasets": ("digits",), "learning_rate": 0.02, "epochs": 40, "every": 2, "width": 64}
 
 _BY_EPOCH = ("probability", "seed", "epoch")
 _BY_LAYER = (*_BY_EPOCH, "layer")

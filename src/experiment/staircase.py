@@ -73,7 +73,7 @@ class Config(cli.Common):
         return training.measured_epochs(self.epochs, self.every)
 
 
-QUICK: dict[str, Any] = {"widths": (32, 128, 512), "seeds": (42, 43, 44), "samples": 500, "epochs": 1000}
+QUICK: dict[str, Any] = {"widths": (32, 128, 256), "seeds": (42, 43, 44), "samples": 500, "epochs": 1000}
 
 _BY_EPOCH = ("seed", "epoch")
 AXES = {
