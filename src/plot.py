@@ -60,10 +60,13 @@ def grid(
 
 
 def differences(result: Result, preset: Any, ignore: Sequence[str] = ()) -> str:
-    """Settings in which a result differs from a configuration, as "epochs 5 (paper 20)"; empty if in none."""
+    """Settings in which a result differs from a configuration, as "epochs 5 (paper 20)"; empty if in none.
+
+    The paper had one seed, so seeds are compared with the default here.
+    """
     expected = plain(preset.hyperparameters())
     unlike = [k for k in result.config if k in expected and k not in ignore and result.config[k] != expected[k]]
-    return ", ".join(f"{k} {result.config[k]} (paper {expected[k]})" for k in unlike)
+    return ", ".join(f"{k} {result.config[k]} ({'default' if k == 'seeds' else 'paper'} {expected[k]})" for k in unlike)
 
 
 def stand_in(label: str) -> str:

@@ -1,6 +1,7 @@
 """Every experiment script from start to end at tiny size, as a user runs it: in its own process, from any folder."""
 
 import contextlib
+import functools
 import os
 import re
 import shutil
@@ -437,7 +438,10 @@ if __name__ == "__main__":
 def test_what_stops_one_of_two_jobs_stops_both_at_once_with_one_line(tmp_path, broken, status, line):
     (tmp_path / "endless.py").write_text(ENDLESS.format(source=str(Path(cli.__file__).parent), broken=broken))
     words = [sys.executable, "endless.py"]
-    with subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # where the tests run in the background
+    with subprocess.Popen(
+        words, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heard
+    ) as process:
         try:
             deadline = time.monotonic() + 120
             while not broken and len(list(tmp_path.glob("[0-9]"))) < 2 and time.monotonic() < deadline:

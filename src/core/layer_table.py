@@ -71,10 +71,12 @@ class LayerTable(list[LayerRow]):
         """Measures by layer, as a matplotlib figure; needs matplotlib."""
         import matplotlib.pyplot as plt
 
-        figure, ax = plt.subplots(figsize=(max(4.0, 0.5 * len(self) + 2), 3.5), layout="constrained")
+        upright = len(self) > 6  # names, which then need room
+        height = 3.5 + (0.07 * max(len(row.name) for row in self) if upright else 0)
+        figure, ax = plt.subplots(figsize=(max(4.0, 0.5 * len(self) + 2), height), layout="constrained")
         for name in measures:
             ax.plot([row.name for row in self], [getattr(row, name) for row in self], marker="o", label=name)
         ax.set(xlabel="layer", ylabel="value", ylim=(None, 1.05))
-        ax.tick_params(axis="x", rotation=90 if len(self) > 6 else 0)
+        ax.tick_params(axis="x", rotation=90 if upright else 0)
         ax.legend()
         return figure

@@ -1,0 +1,55 @@
+"""Measuring a model while an ordinary loop trains it."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from torch import nn
+
+from .layer_table import LayerTable
+from .measure import measure
+
+
+class MeasureEvery:
+    """Call it in every epoch; every k-th one is measured, and training goes on bit for bit as without it.
+
+        watch = MeasureEvery(5, model, batches)
+        for epoch in range(epochs):
+            watch(epoch)
+            ...  # an epoch of training
+        watch.plot("tl_in")
+
+    `measure` leaves the model and torch's random generators as they were. Those of Python and NumPy, from which a
+    data set's own transforms may draw, are not put back. Ours.
+    """
+
+    def __init__(self, every: int, model: nn.Module, batches: Iterable[Any], **options: Any) -> None:
+        """Args:
+            every: epochs from one measurement to the next.
+            model: is measured as it is when called.
+            batches: as `measure` takes them, read anew each time.
+            options: of `measure`.
+
+        Raises:
+            ValueError: every is below one, or batches can be read only once.
+        """
+        if every < 1:
+            raise ValueError(f"every must be 1 or more, not {every}")
+        if isinstance(batches, Iterator):  # not by iter(): a DataLoader draws from torch's generator then
+            raise ValueError("batches can be read only once: give a list or a DataLoader")
+        self.every, self.model, self.batches, self.options = every, model, batches, options
+        self.tables: dict[int, LayerTable] = {}  # by epoch
+
+    def __call__(self, epoch: int) -> None:
+        if epoch % self.every == 0:
+            self.tables[epoch] = measure(self.model, self.batches, **self.options)
+
+    def plot(self, name: str = "tl_in") -> Any:
+        """One measure by epoch, a curve a layer, as a matplotlib figure; needs matplotlib."""
+        import matplotlib.pyplot as plt
+
+        figure, ax = plt.subplots(figsize=(6.5, 3.5), layout="constrained")
+        for rows in zip(*self.tables.values(), strict=True):
+            ax.plot(list(self.tables), [getattr(row, name) for row in rows], marker="o", label=rows[0].name)
+        ax.set(xlabel="epoch", ylabel=name)
+        ax.legend(title="layer", loc="center left", bbox_to_anchor=(1.0, 0.5))
+        return figure
