@@ -17,6 +17,7 @@ import pytest
 
 import claims
 import figures
+import reproduce
 import training
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -97,11 +98,9 @@ def test_every_python_command_of_the_readme_runs(reproduced: tuple[Path, str], t
     def one(command: str) -> None:
         _, script, *flags = shlex.split(command)
         name = Path(script).name
-        shared = ["--jobs", "1", "--results", str(Path(tempfile.mkdtemp(dir=tmp_path)))]
-        if name in ("benchmark.py", "claims.py"):
-            shared = []
-        if name in ("reproduce.py", "vae_target_linearity.py", "bert_target_linearity.py"):  # read what others left
-            shared[-1] = str(reproduced[0])
+        reads = name in ("reproduce.py", "vae_target_linearity.py", "bert_target_linearity.py")  # what others left
+        folder = reproduced[0] if reads else tempfile.mkdtemp(dir=tmp_path)
+        shared = [] if name in ("benchmark.py", "claims.py") else ["--jobs", "1", "--results", str(folder)]
         run([sys.executable, str(ROOT / script), *flags, *shlex.split(TINY[name]), *shared], tmp_path)
 
     with ThreadPoolExecutor(training.available_cores()) as pool:  # starting Python takes most of the time
@@ -113,7 +112,7 @@ def test_the_other_commands_of_the_readme_are_the_two_that_run_this() -> None:
 
 
 def test_the_notebook_that_needs_no_results_runs() -> None:
-    run([sys.executable, "-m", "nbconvert", "--to", "notebook", "--execute", "--stdout", f"notebook/{OWN}.ipynb"], ROOT)
+    assert reproduce.execute_notebook(OWN, reproduce.Config(scale="quick"))
 
 
 def test_the_code_of_the_readme_runs() -> None:
