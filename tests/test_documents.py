@@ -111,7 +111,8 @@ def test_the_other_commands_of_the_readme_are_the_two_that_run_this() -> None:
     assert {c for c in COMMANDS if not c.startswith("python ")} == {"pip install -r requirements.txt", "pytest tests"}
 
 
-def test_the_notebook_that_needs_no_results_runs() -> None:
+def test_the_notebook_that_needs_no_results_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as torch in the tests: the reproduction runs beside it
     assert reproduce.execute_notebook(OWN, reproduce.Config(scale="quick"))
 
 
