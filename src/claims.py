@@ -116,6 +116,15 @@ CLAIMS = (
         "smallest rate is 0.99 or more",
         evidence.gram_movement,
     ),
+    Claim(
+        10,
+        ("collapse",),
+        "target linearity subsumes Neural Collapse",
+        "on the training set, for every seed, epoch and layer, TL with an intercept is at least what NC1 implies, "
+        "1 / (1 + κ K NC1); and in the last layer, mean over seeds, the rank correlation over epochs of TL and NC1 is "
+        f"at most −{RANK_CORRELATION}",
+        evidence.neural_collapse_subsumed,
+    ),
 )
 
 

@@ -15,6 +15,7 @@ from experiment import (
     bert_target_linearity,
     gram_virtual_covariance,
     grokking,
+    neural_collapse,
     random_label,
     staircase,
     swissroll,
@@ -29,6 +30,7 @@ from tables import mean_spread
 TOLERANCE = 0.5  # percentage points of accuracy within which two methods match
 RANK_CORRELATION = 0.8  # that counts as "the lower, the higher"
 CORRELATION = 0.5  # that counts as moving together
+ROUNDING = 1e-9  # by which an inequality between measurements in float64 may fail
 
 
 @dataclass(frozen=True)
@@ -211,3 +213,29 @@ def gram_movement(root: Path, scale: str, figure: str) -> Iterator[Finding]:
         )
         met = residual < 1e-10 and bool((np.abs(slopes - 1) <= 0.2).all()) and cosine >= 0.99
         yield Finding(run.label, number, met)
+
+
+def neural_collapse_subsumed(root: Path, scale: str, figure: str) -> Iterator[Finding]:
+    """Claim 10: Target Linearity against the least that NC1 allows, and against NC1 over epochs."""
+    for run in results.find(root, scale, "neural_collapse", neural_collapse.Config().hyperparameters()):
+        margin = run["tl_intercept"] - run["tl_bound"]  # (seed, epoch, layer)
+        tl, nc1 = run["tl"][..., -1], run["nc1"][..., -1]  # (seed, epoch), of the last layer
+        r = np.array([spearmanr(a, b).statistic for a, b in zip(tl, nc1, strict=True)])
+        ends = ", ".join(
+            f"{name} {mean_spread(values[:, 0], 3)} → {mean_spread(values[:, -1], 3)}"
+            for name, values in (
+                ("TL", tl),
+                ("the least that NC1 implies", run["tl_bound"][..., -1]),
+                ("NC1", nc1),
+                ("NC2 lengths", run["nc2_norm"][..., -1]),
+                ("NC2 angles", run["nc2_angle"][..., -1]),
+                ("NC3", run["nc3"]),
+                ("NC4", run["nc4"][..., -1]),
+            )
+        )
+        number = (
+            f"training accuracy at the end {mean_spread(100 * run['train_accuracy'][:, -1])} %; TL with an intercept "
+            f"at least what NC1 implies in {(margin >= -ROUNDING).sum()} of {margin.size} measurements; rank "
+            f"correlation of TL and NC1 {mean_spread(r)}; last layer, before training → at the end: {ends}"
+        )
+        yield Finding(run.label, number, bool((margin >= -ROUNDING).all() and r.mean() <= -RANK_CORRELATION))

@@ -88,4 +88,11 @@ RECIPES = {
         "a difference that falls in proportion to the rate: slope one",
         picture="gram_virtual_covariance",
     ),
+    "collapse": Recipe(
+        "does Target Linearity subsume Neural Collapse? (ours)",
+        (("neural_collapse",),),
+        "neural_collapse",
+        "NC1 that falls as TL rises, every point on or above the curve that NC1 implies",
+        picture="neural_collapse",
+    ),
 }

@@ -59,14 +59,14 @@ def grid(
     return plt.subplots(rows, columns, figsize=(width * columns, height * rows), squeeze=False, **keywords)
 
 
-def differences(result: Result, preset: Any, ignore: Sequence[str] = ()) -> str:
-    """Settings in which a result differs from a configuration, as "epochs 5 (paper 20)"; empty if in none.
-
-    The paper had one seed, so seeds are compared with the default here.
-    """
+def differences(runs: Sequence[Result], preset: Any, ignore: Sequence[str] = ()) -> list[str]:
+    """A line for each set of settings in which results differ from a configuration, as "epochs 5 (20)"."""
     expected = plain(preset.hyperparameters())
-    unlike = [k for k in result.config if k in expected and k not in ignore and result.config[k] != expected[k]]
-    return ", ".join(f"{k} {result.config[k]} ({'default' if k == 'seeds' else 'paper'} {expected[k]})" for k in unlike)
+    sets = set()
+    for run in runs:
+        unlike = [k for k in run.config if k in expected and k not in ignore and run.config[k] != expected[k]]
+        sets.add(", ".join(f"{k} {run.config[k]} ({expected[k]})" for k in unlike))
+    return [f"Changed from the defaults (the paper's, where it has them): {line}" for line in sorted(sets - {""})]
 
 
 def stand_in(label: str) -> str:
@@ -93,7 +93,7 @@ def notes(runs: Sequence[Result], preset: Any, command: str, ignore: Sequence[st
         ignore: settings whose difference is no difference.
         axes: name of a result's setting -> field of the configuration that lists its values; one result a value.
     """
-    lines = [f"Differs from the paper: {d}" for d in sorted({differences(r, preset, ignore) for r in runs} - {""})]
+    lines = differences(runs, preset, ignore)
     for setting, field in axes.items():
         absent = [str(value) for value in getattr(preset, field) if value not in {r.config[setting] for r in runs}]
         if absent:

@@ -84,7 +84,7 @@ def rows(config: Config, seconds: dict[str, float], failed: set[str]) -> list[tu
 
 def print_table(table: list[tuple[str, ...]]) -> None:
     """Columns of fixed width, their text wrapped."""
-    widths = (6, 30, 60, 13, 7)
+    widths = (8, 30, 60, 13, 7)
     for row in [("figure", "claim", "measured", "verdict", "seconds"), *table]:
         cells = [textwrap.wrap(text, width) or [""] for text, width in zip(row, widths, strict=True)]
         for i in range(max(map(len, cells))):

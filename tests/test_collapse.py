@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.linalg
 import torch
 
 from core.collapse import class_means, collapse, nearest_mean_disagreement
@@ -88,16 +89,40 @@ def test_a_classifier_turned_round_is_as_far_as_can_be():
     assert collapse(moments_of(vertices[labels], labels), torch.from_numpy(-vertices)).nc3 == pytest.approx(4)
 
 
+def scatters(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Σ_W and Σ_B by their definitions."""
+    means = np.array([features[labels == k].mean(0) for k in range(labels.max() + 1)])[labels]
+    return np.cov((features - means).T, bias=True), np.cov(means.T, bias=True)
+
+
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("noise", [1e-3, 0.3, 3.0])
-def test_target_linearity_is_at_least_what_nc1_says(seed, noise):
-    features, labels = draw([25] * 4, 10, noise, seed)  # classes of equal size
+@pytest.mark.parametrize("case", CASES)
+def test_target_linearity_is_at_least_what_nc1_says(case, noise, seed):
+    features, labels = draw(*CASES[case], noise, seed)
+    rng = np.random.default_rng(seed)
+    d = features.shape[1]
+    features += noise * rng.normal(size=(len(labels), 2)) @ rng.normal(size=(2, d))  # alike in no two directions
     moments = moments_of(features, labels)
-    bound = 1 / (1 + 4 * collapse(moments).nc1 / 3)
-    centred = torch.from_numpy(features - features.mean(0))  # TL with an intercept
-    value = report(FeatureMoments().update(centred, torch.from_numpy(labels))).value
-    assert bound <= value + 1e-12
-    assert value < 1
+    bound = collapse(moments).tl_bound
+    assert 0 < bound <= report(moments, intercept=True).value + 1e-12
+    if case == "balanced":
+        assert bound == pytest.approx(1 / (1 + 4 * collapse(moments).nc1 / 3), rel=1e-9)
+
+
+def test_means_in_fewer_dimensions_than_the_targets_bound_less():
+    features, labels = draw(CASES["more classes than features"][0], 5, 1e-6)
+    # without noise the targets are linear in five of their seven dimensions
+    assert collapse(moments_of(features, labels)).tl_bound == pytest.approx(5 / 7, abs=1e-6)
+
+
+@pytest.mark.parametrize("noise", [0.1, 2.0])
+def test_target_linearity_of_classes_of_one_size_is_pillais_trace(noise):
+    features, labels = draw(*CASES["balanced"], noise)
+    within, between = scatters(features, labels)
+    roots = scipy.linalg.eigh(between, within + between, eigvals_only=True)
+    value = report(moments_of(features, labels), intercept=True).value
+    assert value == pytest.approx(roots.sum() / 3, rel=1e-10)
 
 
 def test_the_bound_is_reached_where_noise_is_alike_in_all_directions_of_a_simplex():
@@ -105,7 +130,15 @@ def test_the_bound_is_reached_where_noise_is_alike_in_all_directions_of_a_simple
     labels = np.repeat(np.arange(3), 6)
     features = vertices[labels] + np.tile(noise, (3, 1))  # the same isotropic cloud about every vertex
     moments = moments_of(features, labels)
-    assert report(moments).value == pytest.approx(1 / (1 + 3 * collapse(moments).nc1 / 2), rel=1e-12)
+    assert report(moments).value == pytest.approx(collapse(moments).tl_bound, rel=1e-12)
+
+
+def test_targets_can_be_linear_without_collapse():
+    labels = np.repeat([0, 1], 50)
+    noise = np.random.default_rng(0).normal(size=100)
+    moments = moments_of(np.stack([labels + noise, noise], axis=1), labels)  # the difference is the class
+    assert report(moments, intercept=True).value == pytest.approx(1, abs=1e-12)
+    assert collapse(moments).nc1 > 1
 
 
 def test_nearest_mean_disagreement_equals_a_loop():

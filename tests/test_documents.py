@@ -41,6 +41,7 @@ TINY = {  # what makes a command of the README small; flags given later win
     "random_label.py": "--scale quick --epochs 1 --seeds 0",
     "grokking.py": "--scale quick --epochs 1 --seeds 0",
     "gram_virtual_covariance.py": "--scale quick --time 4 --seeds 0",
+    "neural_collapse.py": "--scale quick --epochs 1 --seeds 0",
     "reproduce.py": "--scale quick --figures 2",  # all are made by the fixture
     "benchmark.py": "--repeats 1 --train-samples 256 --measure-samples 1000 --grokking-epochs 1 --bert-examples 32",
     "claims.py": "--check",

@@ -201,6 +201,16 @@ def test_constant_column_adds_an_intercept(features):
         assert target_linearity(extended, y) == pytest.approx(expected, abs=1e-9)
 
 
+@FEW_SAMPLES
+@pytest.mark.parametrize("features", FEATURES)
+def test_with_an_intercept_equals_least_squares_beside_a_constant(features):
+    h, y = make(features, "matrix")
+    found = report(moments(h, y), intercept=True)
+    beside_one = torch.cat([h, torch.ones(len(h), 1)], dim=1)
+    assert found.value == pytest.approx(least_squares(beside_one, y), abs=1e-9)
+    assert found.chance == pytest.approx(chance(beside_one), abs=1e-9)
+
+
 @pytest.mark.parametrize("offset", [-1.0, 1e3, 1e5, 1e7])
 def test_offset_does_not_matter_beside_an_intercept(offset):
     h, y = make("mean not zero", "3 classes")

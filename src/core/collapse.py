@@ -10,12 +10,19 @@ columns μ_k − (mean of the class means):
     NC3 = ‖W / ‖W‖ − Mᵀ / ‖M‖‖²
     NC4   share of samples that the nearest class mean classifies otherwise than the network
 
-For classes of equal size, Target Linearity with an intercept is TL₁ = tr((Σ_W + Σ_B)⁺ Σ_B) / (K − 1): with a_i the
-K − 1 eigenvalues of Σ_W Σ_B⁺ it is the mean of 1 / (1 + a_i), and NC1 their sum over K. Hence (Jensen)
+Target Linearity follows from NC1 (ours). With π_k = n_k / n, Π = diag(π) and U (d, K) of columns √π_k (μ_k − μ), so
+that Σ_B = UUᵀ, Target Linearity with an intercept is
 
-    TL₁ ≥ 1 / (1 + K NC1 / (K − 1)),
+    TL₁ = tr(Π Uᵀ(Σ_W + Σ_B)⁺U) / (1 − Σ π_k²),
 
-with equality where all a_i are equal: NC1 → 0 forces TL₁ → 1 (ours).
+for classes of equal size Pillai's trace tr((Σ_W + Σ_B)⁺ Σ_B) over K − 1. What varies outside the range of Σ_B can only
+help the fit: Uᵀ(Σ_W + Σ_B)⁺U ≥ (I + A)⁻¹ on the range of U⁺, where A = U⁺ Σ_W U⁺ᵀ has the trace K NC1. As 1 / (1 + a)
+is convex, and Π at most max π_k, with Σ_B of rank K − 1
+
+    TL₁ ≥ 1 / (1 + κ K NC1),  κ = max π_k / (1 − Σ π_k²), for classes of equal size 1 / (K − 1).
+
+It is an equality where classes have one size and Σ_W is the same in every direction of the range of Σ_B, uncorrelated
+with the rest. NC1 → 0 so forces TL₁ → 1; the converse fails, for what a linear map can subtract counts in NC1 alone.
 """
 
 from dataclasses import dataclass
@@ -29,18 +36,20 @@ from .moments import FeatureMoments
 
 @dataclass(frozen=True)
 class CollapseReport:
-    """NC1 to NC3 of one layer; all are zero at full collapse.
+    """NC1 to NC3 of one layer, all zero at full collapse, and what NC1 says of Target Linearity.
 
     nc1: tr(Σ_W Σ_B⁺) / K.
     nc2_norm: standard deviation of the lengths ‖M_k‖ over their mean.
     nc2_angle: mean over pairs of classes of |cos(M_k, M_l) + 1 / (K − 1)|.
     nc3: ‖W / ‖W‖ − Mᵀ / ‖M‖‖²_F, in [0, 4]; None without the classifier's weight.
+    tl_bound: Target Linearity with an intercept is at least this; 1 / (1 + κ K NC1) where Σ_B has rank K − 1.
     """
 
     nc1: float
     nc2_norm: float
     nc2_angle: float
     nc3: float | None
+    tl_bound: float
 
 
 def class_means(moments: FeatureMoments) -> Tensor:
@@ -67,9 +76,14 @@ def collapse(moments: FeatureMoments, weight: Tensor | None = None) -> CollapseR
     means = class_means(moments)  # (d, K)
     classes = means.shape[1]
     apart = means - moments.feature_mean[:, None]
-    between = (apart * moments.target_mean) @ apart.mT  # Σ_B (d, d)
+    share = moments.target_mean  # π (K,)
+    between = (apart * share) @ apart.mT  # Σ_B (d, d)
     within = moments.scatter / moments.n - between
-    nc1 = (within * torch.linalg.pinv(between, rtol=max(between.shape) * EPS, hermitian=True)).sum() / classes
+    inverse = torch.linalg.pinv(between, rtol=max(between.shape) * EPS, hermitian=True)
+    nc1 = (within * inverse).sum() / classes
+    # tr(Π U⁺U): 1 − Σ π² where Σ_B has rank K − 1, the targets' variance; less where it has not
+    reached = (share**2 * ((inverse @ apart) * apart).sum(0)).sum()
+    tl_bound = reached / (1 - (share**2).sum()) / (1 + share.max() * classes * nc1 / reached)
     centred = means - means.mean(1, keepdim=True)
     norms = centred.norm(dim=0)
     cosines = (centred.mT @ centred) / torch.outer(norms, norms)
@@ -83,6 +97,7 @@ def collapse(moments: FeatureMoments, weight: Tensor | None = None) -> CollapseR
         nc2_norm=float(norms.std(correction=0) / norms.mean()),
         nc2_angle=float((cosines[pairs] + 1 / (classes - 1)).abs().mean()),
         nc3=nc3,
+        tl_bound=float(tl_bound),
     )
 
 

@@ -49,8 +49,8 @@ class LinearityReport:
     adjusted: float
 
 
-def report(moments: FeatureMoments) -> LinearityReport:
-    """Target Linearity of accumulated moments, with rank, condition and chance level.
+def report(moments: FeatureMoments, intercept: bool = False) -> LinearityReport:
+    """Target Linearity of accumulated moments, with rank, condition and chance level; with `intercept`, TL₁.
 
     The columns are scaled to unit length, so their units do not decide the rank. A column that is constant
     to rounding is dropped. Eigenvalues of the correlation matrix below max(n, d)·2⁻⁵² of the largest are cut, in
@@ -77,7 +77,7 @@ def report(moments: FeatureMoments) -> LinearityReport:
     cross = span.basis.mT @ moments.cross  # (rank, c)
     explained = (cross**2).sum()
     share_of_constant = 1.0  # how much of the constant function is linear in the features
-    if span.ones is None:
+    if span.ones is None and not intercept:
         mean = span.basis.mT @ moments.feature_mean  # (rank,)
         along = n * (mean**2).sum()
         explained = explained - n * ((cross.mT @ mean) ** 2).sum() / (1 + along)
@@ -85,7 +85,7 @@ def report(moments: FeatureMoments) -> LinearityReport:
     value = min(max(float(explained / total), 0.0), 1.0)
     # centred targets fill n − 1 dimensions at random; the features span these many of them on average
     rank = span.basis.shape[1]
-    chance = min((rank + (span.ones is not None) - share_of_constant) / (n - 1), 1.0)
+    chance = min((rank + (span.ones is not None or intercept) - share_of_constant) / (n - 1), 1.0)
     return LinearityReport(
         value=value,
         rank=rank,
