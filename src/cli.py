@@ -57,10 +57,10 @@ class Common:
             return self.device
         return "cuda" if torch.cuda.is_available() else "cpu"
 
-    def hyperparameters(self, *without: str) -> dict[str, Any]:
-        """Every field that shapes the numbers: all but the common ones and those named."""
+    def hyperparameters(self, *without: str, of: type | None = None) -> dict[str, Any]:
+        """Every field that shapes the numbers: all but the common ones and those named; of a base class, if given."""
         left_out = {field.name for field in dataclasses.fields(Common)}.union(without)
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in left_out}
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(of or self) if f.name not in left_out}
 
 
 def check(

@@ -13,6 +13,7 @@ from experiment import (
     bert_target_linearity,
     gram_virtual_covariance,
     grokking,
+    neural_collapse,
     random_label,
     staircase,
     swissroll,
@@ -227,6 +228,28 @@ def test_the_gram_must_follow_to_first_order(
     }
     plant_run(tmp_path, gram_virtual_covariance, "planted-full", arrays, batch_size=0, dataset=DATA.name)
     assert judge(tmp_path, 9, "gram") == expected
+
+
+@pytest.mark.parametrize(
+    ("bound", "nc1", "expected"),
+    [
+        (0.3, [3.0, 1.0, 0.2], "holds"),
+        (0.75, [3.0, 1.0, 0.2], "does not hold"),
+        (0.3, [0.2, 1.0, 3.0], "does not hold"),
+    ],
+)
+def test_collapse_must_bound_linearity_and_come_with_it(
+    tmp_path: Path, bound: float, nc1: list[float], expected: str
+) -> None:
+    def by_layer(values: list[float]) -> np.ndarray:
+        return np.broadcast_to(np.array(values)[:, None], (2, 3, 2))  # seed, epoch, layer
+
+    arrays = dict.fromkeys(("tl", "tl_intercept"), by_layer([0.5, 0.7, 0.9]))
+    arrays |= dict.fromkeys(("nc2_norm", "nc2_angle", "nc4"), by_layer([1.0, 0.5, 0.0]))
+    arrays |= dict.fromkeys(("nc3", "train_accuracy"), np.ones((2, 3)))
+    arrays |= {"nc1": by_layer(nc1), "tl_bound": by_layer([0.1, bound, 0.9])}
+    plant_run(tmp_path, neural_collapse, "planted", arrays, dataset=DATA.name)
+    assert judge(tmp_path, 10, "collapse") == expected
 
 
 def test_a_document_without_its_marker_is_refused() -> None:

@@ -14,7 +14,6 @@ from its last epoch. Quick scale needs no network: it pre-trains a small BERT, t
 and fine-tunes it on that language's tasks.
 """
 
-import dataclasses
 import functools
 import math
 import os
@@ -153,9 +152,7 @@ def toy_settings(config: Config) -> dict[str, Any]:
 
 def settings(config: Config, texts: Texts) -> dict[str, Any]:
     """The configuration of one result and its checkpoints."""
-    common = {field.name for field in dataclasses.fields(cli.Common)}
-    chosen = {f.name: getattr(config, f.name) for f in dataclasses.fields(Config) if f.name not in common}
-    del chosen["tasks"], chosen["task_data"]
+    chosen = config.hyperparameters("tasks", "task_data", of=Config)
     if config.model != TOY:
         chosen = {name: value for name, value in chosen.items() if not name.startswith("toy_")}
     weights = "" if config.model == TOY else text.fingerprint(config.model, config.model_revision)

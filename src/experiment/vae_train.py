@@ -10,7 +10,6 @@ Results: results/SCALE/vae_train/DATASET-betaB-DIGEST.npz, one a β, arrays as i
 folder of the same name: seedS-epochE.pt and seedS-best.pt.
 """
 
-import dataclasses
 import functools
 import sys
 from collections.abc import Callable, Sequence
@@ -96,10 +95,7 @@ def load(config: Config, dataset: str) -> data.Images:
 
 def settings(config: Config, images: data.Images, beta: float) -> dict[str, Any]:
     """The configuration of one result and its checkpoints."""
-    names = {field.name for field in dataclasses.fields(Config)} - {
-        field.name for field in dataclasses.fields(cli.Common)
-    }
-    fixed = {name: getattr(config, name) for name in sorted(names - {"datasets", "betas"})}
+    fixed = config.hyperparameters("datasets", "betas", of=Config)
     return {"dataset": images.name, "beta": beta, **fixed, "epochs": epochs(config, images.name)}
 
 
