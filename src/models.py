@@ -30,8 +30,9 @@ class Linear(nn.Module):
         self.bias = uniform_fan_in((m,), d, generators)  # (R, m)
 
     def forward(self, h: Tensor) -> Tensor:
-        # as W hᵀ, so that the backward pass forms ∂L/∂W row by row instead of transposing it into place
-        return torch.baddbmm(self.bias[..., None], self.weight, h.mT).mT
+        if h.shape[0] == 1:  # on a CPU; here autograd forms ∂L/∂W row by row, a batched product's is transposed
+            return functional.linear(h.squeeze(0), self.weight.squeeze(0), self.bias.squeeze(0))[None]
+        return torch.baddbmm(self.bias[:, None], h, self.weight.mT)
 
 
 class Conv3x3(nn.Module):
