@@ -59,6 +59,13 @@ def grid(
     return plt.subplots(rows, columns, figsize=(width * columns, height * rows), squeeze=False, **keywords)
 
 
+def shared_legend(figure: Figure, axes: np.ndarray, loc: str) -> None:
+    """One legend for all of `axes`, outside of them, with every label once."""
+    pairs = [pair for ax in axes.flat for pair in zip(*ax.get_legend_handles_labels(), strict=True)]
+    named = {label: handle for handle, label in pairs}
+    figure.legend(named.values(), named.keys(), loc=loc, fontsize=7)
+
+
 def differences(runs: Sequence[Result], preset: Any, ignore: Sequence[str] = ()) -> list[str]:
     """A line for each set of settings in which results differ from a configuration, as "epochs 5 (20)"."""
     expected = plain(preset.hyperparameters())
