@@ -39,7 +39,7 @@ from training import Replica
 class Config(cli.Common):
     """Hyperparameters, ours: the paper has no such experiment.
 
-    Momentum, weight decay and the rate's two falls are Papyan, Han and Donoho's.
+    Momentum and the rate's two falls are Papyan, Han and Donoho's.
     """
 
     datasets: tuple[str, ...] = ("digits", "mnist")
@@ -48,8 +48,8 @@ class Config(cli.Common):
     """rate of SGD, a tenth of it after a third of the epochs, a hundredth after two thirds"""
     momentum: float = 0.9
     """momentum of SGD"""
-    weight_decay: float = 5e-4
-    """of SGD, on all parameters"""
+    weight_decay: float = 5e-5
+    """of SGD, on all parameters; under their 5e-4 a few of MNIST's images are never fitted"""
     seeds: tuple[int, ...] = (0, 1, 2)
     """a seed draws initial weights and batch orders"""
     epochs: int = 200
