@@ -65,14 +65,14 @@ RECIPES = {
         "TL in BERT",
         (("bert_train",), ("bert_target_linearity",)),
         "bert_plot",
-        "TL by layer: flat before fine-tuning, rising with depth after it",
+        "TL by layer: flat when initialised, falling at the end when pre-trained, rising after fine-tuning",
         datasets=False,
     ),
     "12": Recipe(
         "random labels",
         (("random_label",),),
         "random_label_plot",
-        "TL lower, and its layers closer, as more labels are random",
+        "TL lower as more labels are random; against the true labels its order by depth turns around",
     ),
     "13": Recipe(
         "grokking",

@@ -1,6 +1,7 @@
 """What the README says of the results beside the claims: what was run, and what differs from the published code."""
 
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +27,9 @@ def figures_table(root: Path, scale: str) -> str:
         minutes: dict[str, float] = {}
         for script, *options in recipe.scripts:
             wanted = {flag.removeprefix("--"): value for flag, value in zip(options[::2], options[1::2], strict=True)}
-            for path in sorted((root / scale / script).glob("*.npz")):
-                run = results.load(path)
-                if all(run.config[key] == value for key, value in wanted.items()):
-                    minutes[run.label] = minutes.get(run.label, 0) + run.meta["seconds"] / 60
+            preset = import_module(f"experiment.{script}").Config().hyperparameters()
+            for run in results.find(root, scale, script, preset, **wanted):
+                minutes[run.label] = minutes.get(run.label, 0) + run.meta["seconds"] / 60
         took = ", ".join(f"{label} {total:.0f} min" for label, total in minutes.items()) or "not run here"
         notebook = f"{recipe.notebook}.ipynb"
         lines.append(f"| {figure}: {recipe.title} | {', '.join(commands)} | {notebook} | {took} | {recipe.see} |")
