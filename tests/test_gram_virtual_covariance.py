@@ -116,7 +116,8 @@ def test_a_seed_alone_equals_the_same_seed_beside_another(batch_size):
     for r, replica in enumerate(replicas):
         alone = gram_virtual_covariance.train_group(config, "digits", batch_size, 0.1, [replica])
         for name, values in alone.items():
-            np.testing.assert_allclose(values[0], together[name][r], rtol=1e-9, atol=1e-14, err_msg=name)
+            atol = 1e-14 if name == "residual" else 0  # which is rounding itself
+            np.testing.assert_allclose(values[0], together[name][r], rtol=1e-9, atol=atol, err_msg=name)
 
 
 def test_arrays_have_the_axes_that_are_named():
