@@ -197,9 +197,7 @@ def produce_each(
     outputs: Sequence[Output],
     compute: Callable[[tuple[Any, ...], results.Partial], results.Arrays],
 ) -> None:
-    """One result for each value of an axis, the first of every array that has it.
-
-    A GPU computes all values together, as one batch; a CPU goes value by value and saves as it goes.
+    """One result for each value of an axis, which is the first of every array that has it; all computed together.
 
     Args:
         axis: its name; each output's value is in its settings under this name.
@@ -212,8 +210,7 @@ def produce_each(
         arrays = compute(tuple(output.settings[axis] for output in missing), partial)
         return [arrays | {name: arrays[name][i : i + 1] for name in along} for i in range(len(missing))]
 
-    for together in [outputs] if config.resolved_device == "cuda" else [[output] for output in outputs]:
-        produce(config, experiment, source, axes, together, compute_missing)
+    produce(config, experiment, source, axes, outputs, compute_missing)
 
 
 def run(main: Callable[[], None]) -> None:
