@@ -338,12 +338,13 @@ def is_first() -> bool:
 
 
 def share(config: Config) -> tuple[int, int]:
-    """Processes that train seeds at a time, and the threads of each."""
+    """Processes that train seeds at a time, and the threads of each; toy_bert is too small for more than one."""
     cores = training.available_cores()
     if "LOCAL_WORLD_SIZE" in os.environ:  # torchrun: all processes train the same seed
-        return 1, max(1, cores // int(os.environ["LOCAL_WORLD_SIZE"]))
-    jobs = min(config.jobs or cores, len(config.seeds))
-    return jobs, max(1, cores // jobs)
+        jobs, sharing = 1, int(os.environ["LOCAL_WORLD_SIZE"])
+    else:
+        jobs = sharing = min(config.jobs or cores, len(config.seeds))
+    return jobs, 1 if config.model == TOY else max(1, cores // sharing)
 
 
 def train_group(config: Config, index: int, replicas: Sequence[Replica]) -> Arrays:
@@ -385,6 +386,8 @@ def main() -> None:
             cli.produce(config, "bert_train", texts, AXES, [of], compute)
         elif config.overwrite or not folder(config, texts, 0).parent.with_suffix(".npz").exists():
             compute([of], None)
+    if torch.distributed.is_initialized():  # its threads abort a process that ends under them
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
