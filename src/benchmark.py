@@ -53,7 +53,7 @@ class Config:
     """samples of the epoch that is timed"""
     measure_samples: int = 50_000
     """samples whose features are measured"""
-    grokking_epochs: int = 3
+    grokking_epochs: int = 2
     """epochs of grokking that are timed"""
     bert_examples: int = 128
     """sentences that BERT is fine-tuned on and measured on"""
@@ -183,17 +183,21 @@ def naive_grokking(images: Images, epochs: int, weight_decay: float) -> None:
 
 
 def grokking_row(config: Config) -> Row:
-    """All weight decays of Figure 13, one seed, against one network at a time."""
+    """All replicas of Figure 13, against one network at a time."""
     preset, epochs = grokking.Config(), config.grokking_epochs
     images = grokking.addition(preset.modulus, preset.test_share)
-    replicas = [Replica(0, {"lr": preset.learning_rate, "weight_decay": decay}) for decay in preset.weight_decays]
+    replicas = [
+        Replica(seed, {"lr": preset.learning_rate, "weight_decay": decay})
+        for decay in preset.weight_decays
+        for seed in preset.seeds
+    ]
     ours, naive = in_turn(
         config.repeats,
         lambda: training.train_all(functools.partial(train_grokking, epochs), replicas, device="cpu"),
-        lambda: [naive_grokking(images, epochs, decay) for decay in preset.weight_decays],
+        lambda: [naive_grokking(images, epochs, replica.options["weight_decay"]) for replica in replicas],
     )
     return Row(
-        f"grokking, {len(replicas)} weight decays, {epochs} epochs in float64",
+        f"grokking, {len(replicas)} replicas, {epochs} epochs in float64",
         f"{ours:.2f} s",
         f"one at a time, indexed by sample {naive:.2f} s",
         ours / naive,
