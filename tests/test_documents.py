@@ -95,30 +95,17 @@ def test_the_quick_command_makes_every_figure_and_a_verdict_for_each(reproduced:
     assert {*executed.split(", "), OWN} == {path.stem for path in (ROOT / "notebook").glob("*.ipynb")}
 
 
-def run_all(commands: list[str], tmp_path: Path, folder: Path | None = None) -> None:
-    """Runs tiny commands, each with results of its own, or all with those of a folder."""
-
+def test_every_python_command_of_the_readme_runs(reproduced: tuple[Path, str], tmp_path: Path) -> None:
     def one(command: str) -> None:
         _, script, *flags = shlex.split(command)
         name = Path(script).name
-        shared = ["--jobs", "1", "--results", str(folder or tempfile.mkdtemp(dir=tmp_path))]
-        shared = [] if name in ("benchmark.py", "claims.py") else shared
+        reads = name in ("reproduce.py", "vae_target_linearity.py", "bert_target_linearity.py")  # what others left
+        folder = reproduced[0] if reads else tempfile.mkdtemp(dir=tmp_path)
+        shared = [] if name in ("benchmark.py", "claims.py") else ["--jobs", "1", "--results", str(folder)]
         run([sys.executable, str(ROOT / script), *flags, *shlex.split(TINY[name]), *shared], tmp_path)
 
     with ThreadPoolExecutor(training.available_cores()) as pool:  # starting Python takes most of the time
-        list(pool.map(one, commands))
-
-
-def reads_results(command: str) -> bool:
-    return Path(shlex.split(command)[1]).name in ("reproduce.py", "vae_target_linearity.py", "bert_target_linearity.py")
-
-
-def test_every_python_command_of_the_readme_runs(tmp_path: Path) -> None:
-    run_all([c for c in COMMANDS if c.startswith("python ") and not reads_results(c)], tmp_path)
-
-
-def test_those_that_read_results_of_others_run(reproduced: tuple[Path, str], tmp_path: Path) -> None:
-    run_all([c for c in COMMANDS if c.startswith("python ") and reads_results(c)], tmp_path, reproduced[0])
+        list(pool.map(one, [c for c in COMMANDS if c.startswith("python ")]))
 
 
 def test_the_other_commands_of_the_readme_are_the_two_that_run_this() -> None:

@@ -104,6 +104,11 @@ def epochs(config: Config, label: str) -> int:
     return config.epochs or (10 if label == "mnist" else 30)
 
 
+def of_data_set(config: Config, label: str) -> Config:
+    """The same configuration with the epochs that it means on a data set of this name."""
+    return replace(config, epochs=epochs(config, label))
+
+
 def checkpoint(config: Config, images: data.Images, beta: float, seed: int, epoch: int | str) -> Path:
     """Path of the checkpoint of an epoch, or of the "best" one."""
     name = f"{images.name}-beta{beta!r}"
