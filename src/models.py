@@ -31,7 +31,7 @@ class Linear(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         if h.shape[0] == 1:  # on a CPU; here autograd forms ∂L/∂W row by row, a batched product's is transposed
-            return functional.linear(h.squeeze(0), self.weight.squeeze(0), self.bias.squeeze(0))[None]
+            return functional.linear(h, self.weight.squeeze(0), self.bias.squeeze(0))
         return torch.baddbmm(self.bias[:, None], h, self.weight.mT)
 
 

@@ -407,6 +407,19 @@ def test_number_of_threads_is_restored_after_a_failure():
     assert torch.get_num_threads() == before
 
 
+@pytest.mark.parametrize("kind", ["MLP", "CNN"])
+def test_only_a_model_that_convolves_is_trained_by_onednn_and_the_caller_finds_it_as_before(kind):
+    def measure(model):
+        return {"onednn": torch.full((1,), torch.backends.mkldnn.enabled)}
+
+    assert torch.backends.mkldnn.enabled
+    assert fit(kind, [Replica(0)], measure=measure, epochs=1)["onednn"].tolist() == [[kind == "CNN"] * 2]
+    assert torch.backends.mkldnn.enabled
+    with pytest.raises(training.Diverged):
+        fit(kind, [Replica(0, {"lr": 1e200})], measure=measure)
+    assert torch.backends.mkldnn.enabled
+
+
 def test_grid_joins_runs_in_row_major_order():
     axes = {"rate": (0.1, 0.2), "seed": (0, 1, 2)}
     pairs = [{"x": np.array([rate, seed])} for rate in axes["rate"] for seed in axes["seed"]]
@@ -428,6 +441,13 @@ def test_parameter_groups_share_memory_with_the_model_and_group_equal_options():
     for p, q in zip(model.parameters(), before.parameters(), strict=True):
         for r, rate in enumerate((0.25, 0.02, 0.02, 0.1, 0.25)):
             torch.testing.assert_close(p[r], q[r] * (1 - 2 * rate))
+
+
+def test_the_one_group_of_equal_options_holds_the_parameters_themselves():
+    model, replicas = build("MLP", RATES[:3]), [Replica(seed, {"lr": 0.1}) for seed in range(3)]
+    (group,), _ = training.parameter_groups(model, replicas)
+    assert group["lr"] == 0.1
+    assert all(p is q for p, q in zip(group["params"], model.parameters(), strict=True))
 
 
 def test_settings_reach_neither_the_optimizer_nor_training():
