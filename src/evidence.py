@@ -12,7 +12,6 @@ from scipy.stats import spearmanr
 
 import results
 from experiment import (
-    bert_target_linearity,
     gram_virtual_covariance,
     grokking,
     neural_collapse,
@@ -146,6 +145,8 @@ def lazy_and_rich(root: Path, scale: str, figure: str) -> Iterator[Finding]:
 
 def fine_tuning(root: Path, scale: str, figure: str) -> Iterator[Finding]:
     """Claim 6: Target Linearity against depth after fine-tuning, and how the other stages' changes with it."""
+    from experiment import bert_target_linearity  # not above: it takes four seconds, and other claims do without
+
     for run in results.find(root, scale, "bert_target_linearity", bert_target_linearity.Config().hyperparameters()):
         tl = run["train_tl"][..., 1:]  # (seed, stage, layer), from layer 0 on: without the embeddings
         r = spearmanr(np.arange(tl.shape[-1]), tl[:, -1].mean(0)).statistic

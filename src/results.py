@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -99,12 +100,9 @@ def make_meta(
     seconds: float,
 ) -> dict[str, Any]:
     """The JSON part of a result."""
-    import scipy
-    import sklearn
     import torch
-    import torchvision
 
-    libraries = {"numpy": np, "scipy": scipy, "scikit-learn": sklearn, "torch": torch, "torchvision": torchvision}
+    installed = {name: version(name) for name in ("numpy", "scipy", "scikit-learn", "torchvision")}
     return {
         "schema": SCHEMA,
         "experiment": experiment,
@@ -112,7 +110,7 @@ def make_meta(
         "config": plain(config),
         "axes": plain(axes),
         "data": {"name": data.name, "fingerprint": data.fingerprint},
-        "versions": {"python": platform.python_version()} | {k: v.__version__ for k, v in libraries.items()},
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, **installed},
         "commit": _commit(),
         "device": torch.cuda.get_device_name() if device == "cuda" else f"cpu ({os.cpu_count()} cores)",
         "seconds": round(seconds, 1),
