@@ -113,7 +113,9 @@ QUICK: dict[str, Any] = {
     "learning_rate": 0.001,
     "seeds": (0, 1),
     "max_length": 64,
-    "samples": 1000,
+    "samples": 500,
+    "toy_examples": 1000,
+    "toy_epochs": 4,
 }
 
 _BY_EPOCH = ("seed", "epoch")
