@@ -26,6 +26,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 from transformers import BertConfig, BertForSequenceClassification
 
+import cpu
 import language
 import tasks
 import text
@@ -124,7 +125,7 @@ def training_row(
 
     mlps: the widths of the network's MLPs, the first one reading the images.
     """
-    cores = training.available_cores()
+    cores = cpu.available_cores()
     # forward, backward to the weights, and backward to the inputs of all layers but the first
     sizes = [d * m for widths in mlps for d, m in pairwise(widths)]
     operations = 2 * len(images.x_train) * (3 * sum(sizes) - sizes[0]) * len(replicas)
@@ -252,7 +253,7 @@ def whitening_row(config: Config) -> Row:
     g = torch.Generator().manual_seed(0)
     before = (torch.rand(256, 256, generator=g) * 2 - 1) / 16
     after = before + 1e-3 * torch.randn(256, 256, generator=g) / 16
-    with training.threads(1):  # as in training
+    with cpu.threads(1):  # as in training
         exact, published = in_turn(
             3 * config.repeats,
             lambda: gram_preserving_update(before, after, polar_factor),

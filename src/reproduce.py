@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 import claims
 import cli
+import cpu
 import results
-import training
 from figures import RECIPES, Recipe
 
 NOTEBOOKS = cli.ROOT / "notebook"
@@ -113,7 +113,7 @@ def main() -> None:
         seconds[figure] = time.perf_counter() - start
     names = list(dict.fromkeys(RECIPES[figure].notebook for figure in config.figures))
     print(f"notebooks: {', '.join(names)}", flush=True)
-    with ThreadPoolExecutor(config.jobs or training.available_cores()) as pool:
+    with ThreadPoolExecutor(config.jobs or cpu.available_cores()) as pool:
         executed = dict(zip(names, pool.map(functools.partial(execute_notebook, config=config), names), strict=True))
     failed.update(figure for figure in config.figures if not executed[RECIPES[figure].notebook])
     print_table(rows(config, seconds, failed))

@@ -4,7 +4,6 @@ Seeds mean something: initial weights, batch order and measurement draw from gen
 measuring never changes training, and replica r of a batch is trained as it would be alone.
 """
 
-import ctypes
 import functools
 import itertools
 import multiprocessing
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
+import cpu
 from core.linearity import NotFiniteError
 from data import Images
 from results import Arrays, Partial
@@ -132,7 +132,7 @@ def train(
     device = data.x_train.device
     dtype = parameters[0].dtype
     wanted = measured_epochs(epochs, every)
-    with progress(epochs, description) as bar, kernels_for(parameters):
+    with progress(epochs, description) as bar, cpu.kernels_for(parameters):
         record = [_measured(measure, model)]
         for epoch in range(1, epochs + 1):
             order = torch.stack([torch.randperm(len(data.x_train), generator=g) for g in orders])  # (R, N)
@@ -236,10 +236,10 @@ def train_all(
 
     rest = [i for i in range(len(replicas)) if i not in done]
     groups = [rest] if device == "cuda" and rest else [[i] for i in rest]
-    jobs = jobs or available_cores()
-    keep_freed_memory()
+    jobs = jobs or cpu.available_cores()
+    cpu.keep_freed_memory()
     if device == "cuda" or jobs <= 1:
-        with threads(torch.get_num_threads() if device == "cuda" else 1), denormals_flushed():
+        with cpu.threads(torch.get_num_threads() if device == "cuda" else 1), cpu.denormals_flushed():
             for group in groups:
                 keep(group, train_group([replicas[i] for i in group]))
     else:
@@ -293,76 +293,13 @@ def _start_worker(lock: Any, counter: Any) -> None:
     global _position
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    keep_freed_memory()
+    cpu.keep_freed_memory()
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()  # never outlive it
     tqdm.set_lock(lock)
     with counter.get_lock():
         _position = counter.value
         counter.value += 1
-
-
-@functools.cache
-def keep_freed_memory() -> None:
-    """Keep freed blocks in the process (glibc only; elsewhere nothing happens).
-
-    glibc hands blocks of megabytes back to the system when they are freed, and each step would fault its
-    gradients and activations in again.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return
-    for option in (-3, -1):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
-        mallopt(option, 1 << 30)
-
-
-@contextmanager
-def denormals_flushed() -> Iterator[None]:
-    """Count numbers below the smallest normal one (10⁻³⁸ in float32) as zero, in this thread.
-
-    Gradients of units that are switched off fall so low late in training, and a CPU takes a hundred times longer to
-    multiply such numbers: steps of the MLP at rate 0.1 took four times as long after twenty epochs.
-    """
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(False)
-
-
-@contextmanager
-def kernels_for(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
-    """PyTorch's own CPU kernels instead of oneDNN's, unless the model convolves.
-
-    Between matrix products oneDNN's GELU takes 50 µs on 64 × 256 numbers, PyTorch's 20: a twentieth of a step of the
-    MLP in all. Without oneDNN convolutions would be slow.
-
-    Args:
-        parameters: those with more than three axes are kernels, (R, m, c, height, width).
-    """
-    before = torch.backends.mkldnn.enabled
-    torch.backends.mkldnn.enabled = before and any(p.ndim > 3 for p in parameters)
-    try:
-        yield
-    finally:
-        torch.backends.mkldnn.enabled = before
-
-
-def available_cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@contextmanager
-def threads(number: int) -> Iterator[None]:
-    """Run with this many torch threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def grid(axes: Mapping[str, Sequence[Any]], runs: Sequence[Arrays]) -> Arrays:

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 import claims
+import cpu
 import figures
 import reproduce
-import training
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -104,7 +104,7 @@ def test_every_python_command_of_the_readme_runs(reproduced: tuple[Path, str], t
         shared = [] if name in ("benchmark.py", "claims.py") else ["--jobs", "1", "--results", str(folder)]
         run([sys.executable, str(ROOT / script), *flags, *shlex.split(TINY[name]), *shared], tmp_path)
 
-    with ThreadPoolExecutor(training.available_cores()) as pool:  # starting Python takes most of the time
+    with ThreadPoolExecutor(cpu.available_cores()) as pool:  # starting Python takes most of the time
         list(pool.map(one, [c for c in COMMANDS if c.startswith("python ")]))
 
 

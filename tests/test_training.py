@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+import cpu
 import data
 import training
 from core.gram import GramWhitening
@@ -397,7 +398,7 @@ def test_a_replica_that_fails_ends_the_run_with_its_error_but_not_the_next_run(j
 
 def test_number_of_threads_is_restored_after_a_failure():
     def fail():
-        with training.threads(before + 1):
+        with cpu.threads(before + 1):
             assert torch.get_num_threads() == before + 1
             raise ArithmeticError
 

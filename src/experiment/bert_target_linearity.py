@@ -34,6 +34,7 @@ from transformers import PreTrainedModel
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import cli
+import cpu
 import results
 import text
 import training
@@ -160,7 +161,7 @@ def measure_group(config: Config, index: int, replicas: Sequence[Replica]) -> Ar
     texts = bert_train.load(config, index)
     loaders = {split: batches(config, texts, split) for split in SPLITS}
     runs = []
-    with training.threads(bert_train.share(config)[1]):
+    with cpu.threads(bert_train.share(config)[1]):
         for replica in replicas:
             stages = []
             name = bert_train.output(config, texts).name

@@ -36,6 +36,7 @@ from transformers import EvalPrediction, PreTrainedTokenizerBase, TrainerState, 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import cli
+import cpu
 import language
 import results
 import tasks
@@ -256,7 +257,7 @@ def pretrain(config: Config) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{TOY}-") as temporary:
             by = arguments(config, Path(temporary) / "model", 0, config.toy_batch, **options)
-            with training.threads(1), training.denormals_flushed():  # too small for more
+            with cpu.threads(1), cpu.denormals_flushed():  # too small for more
                 language.pretrain(path, config.toy_width, config.toy_depth, config.toy_corpus, by, [bar])
 
 
@@ -341,7 +342,7 @@ def is_first() -> bool:
 
 def share(config: Config) -> tuple[int, int]:
     """Processes that train seeds at a time, and the threads of each; toy_bert is too small for more than one."""
-    cores = training.available_cores()
+    cores = cpu.available_cores()
     if "LOCAL_WORLD_SIZE" in os.environ:  # torchrun: all processes train the same seed
         jobs, sharing = 1, int(os.environ["LOCAL_WORLD_SIZE"])
     else:
@@ -353,7 +354,7 @@ def train_group(config: Config, index: int, replicas: Sequence[Replica]) -> Arra
     """Fine-tune on a task with each replica's seed; name -> (R, epochs + 1)."""
     text.quiet()
     texts = load(config, index)
-    with training.threads(share(config)[1]):
+    with cpu.threads(share(config)[1]):
         runs = [fine_tune(config, texts, replica.seed) for replica in replicas]
     return {name: np.stack([run[name] for run in runs]) for name in runs[0]}
 
