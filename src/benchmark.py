@@ -2,9 +2,10 @@
 
     python src/benchmark.py
 
-On a machine that does nothing else. Rows: exact Gram whitening against ten Newton–Schulz steps; all measures of
-four hidden layers against the forward pass that makes the features; training of MLP and VAE against the machine's
-matrix-product rate; grokking against the straightforward loop; BERT against every sentence padded to 128 tokens.
+On a machine that does nothing else. Rows: exact Gram whitening against ten Newton–Schulz steps; all
+measures of four hidden layers against the forward pass that makes the features; training of MLP and
+VAE against the machine's matrix-product rate; grokking against the straightforward loop; BERT
+against every sentence padded to 128 tokens.
 """
 
 import copy
@@ -26,19 +27,16 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 from transformers import BertConfig, BertForSequenceClassification
 
-import cpu
-import language
-import tasks
-import text
-import training
 from core.gram import gram_preserving_update, newton_schulz, polar_factor
 from core.linearity import moments_surrogate, report, response_norm
 from core.moments import FeatureMoments
-from data import Images
-from experiment import bert_target_linearity, bert_train, grokking, vae_train
-from models import MLP
-from results import Arrays
-from training import Replica
+from experiment import bert_target_linearity, grokking, vae_train
+from lab import cpu, training
+from lab.data import Images
+from lab.models import MLP
+from lab.replicas import Replica, deal, generator, generators, make_optimizer
+from lab.results import Arrays
+from lab.text import encoders, fine_tuning, tasks, toy_language
 
 MLP_WIDTHS = (3072, 256, 256, 10)
 MLP_BATCH = 64
@@ -48,31 +46,26 @@ MLP_BATCH = 64
 class Config:
     """How long to measure."""
 
-    repeats: int = 7
-    """medians are over this many"""
-    train_samples: int = 16_000
-    """samples of the epoch that is timed"""
-    measure_samples: int = 50_000
-    """samples whose features are measured"""
-    grokking_epochs: int = 2
-    """epochs of grokking that are timed"""
-    bert_examples: int = 128
-    """sentences that BERT is fine-tuned on and measured on"""
+    repeats: int = 7  # medians are over this many
+    train_samples: int = 16_000  # samples of the epoch that is timed
+    measure_samples: int = 50_000  # samples whose features are measured
+    grokking_epochs: int = 2  # epochs of grokking that are timed
+    bert_examples: int = 128  # sentences that BERT is fine-tuned on and measured on
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: what was compared, both figures, their ratio and the ratio aimed at."""
+    """One line of the table."""
 
-    what: str
+    what: str  # what is compared
     ours: str
     against: str
     ratio: float
-    aim: str
+    aim: str  # of the ratio
 
 
 def in_turn(repeats: int, *computations: Callable[[], object]) -> list[float]:
-    """Median seconds of computations run in turn, so that a slow moment of the machine hits all of them."""
+    """Median seconds of computations run in turn, so that a slow moment hits all of them."""
     rounds = []
     for _ in range(repeats + 1):
         seconds = []
@@ -92,25 +85,58 @@ def synthetic(samples: int, shape: tuple[int, ...] = (3, 32, 32)) -> Images:
     return Images("synthetic", x, y, x[:64], y[:64])
 
 
-def _clock(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {"seconds": torch.full((next(model.parameters()).shape[0],), time.perf_counter(), dtype=torch.float64)}
-
-
 def train_mlp(images: Images, replicas: Sequence[Replica]) -> Arrays:
-    """One epoch of the network of Figure 2; the seconds that it took, (R, 2)."""
-    model = MLP(MLP_WIDTHS, [training.generator(r.seed, "weights") for r in replicas])
-    sgd = functools.partial(torch.optim.SGD, momentum=0.85, fused=True)
-    return training.train(model, images, replicas, sgd, _clock, epochs=1, batch_size=MLP_BATCH)
+    """One epoch of the network of Figure 2; the seconds that it took, (R,)."""
+    model = MLP(MLP_WIDTHS, generators(replicas, "weights"))
+    optimizer = make_optimizer(torch.optim.SGD, model, replicas, momentum=0.85, fused=True)
+
+    def step(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return training.cross_entropy(model(x), y)
+
+    return _timed_epochs(model, optimizer, images, MLP_BATCH, replicas, step)
 
 
 def train_vae(images: Images, replicas: Sequence[Replica]) -> Arrays:
-    """One epoch of the VAE of Figures 5 and 10; the seconds that it took, (R, 2)."""
-    config = vae_train.Config()
-    model = vae_train.build(config, images, [training.generator(r.seed, "weights") for r in replicas])
-    adam = functools.partial(torch.optim.Adam, fused=True)
-    loss = vae_train.objective(replicas, config.latent)
-    size = config.batch_size
-    return training.train(model, images, replicas, adam, _clock, epochs=1, batch_size=size, loss=loss)
+    """One epoch of the VAE of Figures 5 and 10; the seconds that it took, (R,)."""
+    config = vae_train.Config(device="cpu")
+    model = vae_train.build(config, images, replicas)
+    optimizer = make_optimizer(torch.optim.Adam, model, replicas, fused=True)
+    betas = torch.tensor([replica.settings["beta"] for replica in replicas])
+    sources = generators(replicas, "noise")
+
+    def step(x: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+        noise = vae_train.draw_noise(sources, x, config.latent)
+        return vae_train.objective(model, x, noise, betas)
+
+    return _timed_epochs(model, optimizer, images, config.batch_size, replicas, step)
+
+
+def _timed_epochs(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    images: Images,
+    batch_size: int,
+    replicas: Sequence[Replica],
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    epochs: int = 1,
+) -> Arrays:
+    """Seconds of training, for each of the replicas of a batch: (R,)."""
+    orders = generators(replicas, "order")
+    dtype = next(model.parameters()).dtype
+    start = time.perf_counter()
+    with training.Epochs(epochs, model, "") as loop:
+        for _ in range(epochs):
+            for x, y in training.shuffled_batches(images, batch_size, orders, dtype):
+                loss(x, y).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+        loop.record({})
+    return {"seconds": np.full(len(replicas), time.perf_counter() - start)}
+
+
+def seconds_of(group: Callable[[Sequence[Replica]], Arrays], replicas: Sequence[Replica]) -> float:
+    """Seconds of all replicas, dealt to processes as the experiments deal them, added up."""
+    return sum(float(arrays["seconds"]) for _, arrays in deal(group, replicas, device="cpu"))
 
 
 def training_row(
@@ -121,7 +147,7 @@ def training_row(
     replicas: Sequence[Replica],
     mlps: Sequence[Sequence[int]],
 ) -> Row:
-    """Replicas dealt to processes as the experiments deal them, against the machine's matrix-product rate.
+    """Replicas dealt to processes, against the machine's matrix-product rate.
 
     mlps: the widths of the network's MLPs, the first one reading the images.
     """
@@ -133,14 +159,14 @@ def training_row(
     in_processes = []
 
     def train() -> None:
-        runs = training.train_all(functools.partial(group, images), replicas, device="cpu")
-        in_processes.append(sum(float(run["seconds"][1] - run["seconds"][0]) for run in runs) / cores)
+        in_processes.append(seconds_of(functools.partial(group, images), replicas) / cores)
 
     wall, product = in_turn(config.repeats, train, lambda: a @ a)
     rate, peak = operations / np.median(in_processes[1:]) / 1e9, 2 * 2048**3 / product / 1e9
     return Row(
         f"training {len(replicas)} replicas of the {what}",
-        f"{rate:.0f} GFLOP/s while all {cores} cores train ({operations / wall / 1e9:.0f} start to end)",
+        f"{rate:.0f} GFLOP/s while all {cores} cores train ({operations / wall / 1e9:.0f} start to "
+        "end)",
         f"matrix product {peak:.0f} GFLOP/s",
         rate / peak,
         "≥ 0.6",
@@ -149,31 +175,44 @@ def training_row(
 
 def training_rows(config: Config) -> list[Row]:
     """The MLP of Figure 2, and the VAE on images of MNIST's size."""
-    of_mlp = [Replica(seed, {"lr": 0.01}) for seed in range(5)]
+    seeds = [Replica(seed, {"lr": 0.01}) for seed in range(5)]
+    images = synthetic(config.train_samples)
     what = f"MLP {'–'.join(map(str, MLP_WIDTHS))}, batch {MLP_BATCH}"
-    mlp = training_row(config, what, train_mlp, synthetic(config.train_samples), of_mlp, [MLP_WIDTHS])
+    mlp = training_row(config, what, train_mlp, images, seeds, [MLP_WIDTHS])
     vae = vae_train.Config()
     images = synthetic(config.train_samples, (1, 28, 28))
-    of_vae = [Replica(0, {"lr": vae.learning_rate}, {"beta": beta}) for beta in vae.betas[:4]]
-    encoder, decoder = (784, vae.hidden, vae.hidden, 2 * vae.latent), (vae.latent, vae.hidden, vae.hidden, 784)
-    what = f"VAE {'–'.join(map(str, (*encoder[:-1], vae.latent, *decoder[1:])))}, batch {vae.batch_size}"
-    return [mlp, training_row(config, what, train_vae, images, of_vae, [encoder, decoder])]
+    betas = [Replica(0, {"lr": vae.learning_rate}, {"beta": beta}) for beta in vae.betas[:4]]
+    encoder = (784, vae.hidden, vae.hidden, 2 * vae.latent)
+    decoder = (vae.latent, vae.hidden, vae.hidden, 784)
+    widths = "–".join(map(str, (*encoder[:-1], vae.latent, *decoder[1:])))
+    what = f"VAE {widths}, batch {vae.batch_size}"
+    return [mlp, training_row(config, what, train_vae, images, betas, [encoder, decoder])]
 
 
 def train_grokking(epochs: int, replicas: Sequence[Replica]) -> Arrays:
-    """The network of Figure 13 without its measures; the seconds of every epoch, (R, epochs + 1)."""
-    config = grokking.Config(epochs=epochs)
-    return grokking.train_group(config, replicas, lambda model, images: _clock(model))
+    """The network of Figure 13 without its measures; the seconds that it took, (R,)."""
+    config = grokking.Config(device="cpu")
+    images = grokking.addition(config.modulus, config.test_share)
+    model, optimizer = grokking.build(config, images, replicas)
+
+    def step(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return training.cross_entropy(model(x), y)
+
+    size = config.batch_size
+    return _timed_epochs(model, optimizer, images, size, replicas, step, epochs)
 
 
 def naive_grokking(images: Images, epochs: int, weight_decay: float) -> None:
-    """The same the straightforward way: one network, samples indexed one by one and collated by a DataLoader."""
+    """The same the straightforward way: one network, samples collated one by one."""
     config = grokking.Config()
     widths = (images.x_train.shape[1], *[config.width] * config.depth, images.classes)
     parts = [part for d, m in pairwise(widths) for part in (nn.Linear(d, m), nn.ReLU())]
     model = nn.Sequential(*parts[:-1]).double()
     optimizer = torch.optim.AdamW(
-        model.parameters(), config.learning_rate, (config.beta1, config.beta2), weight_decay=weight_decay
+        model.parameters(),
+        config.learning_rate,
+        (config.beta1, config.beta2),
+        weight_decay=weight_decay,
     )
     samples = TensorDataset(images.x_train.double(), images.y_train)
     for _ in range(epochs):
@@ -194,8 +233,8 @@ def grokking_row(config: Config) -> Row:
     ]
     ours, naive = in_turn(
         config.repeats,
-        lambda: training.train_all(functools.partial(train_grokking, epochs), replicas, device="cpu"),
-        lambda: [naive_grokking(images, epochs, replica.options["weight_decay"]) for replica in replicas],
+        lambda: seconds_of(functools.partial(train_grokking, epochs), replicas),
+        lambda: [naive_grokking(images, epochs, r.options["weight_decay"]) for r in replicas],
     )
     return Row(
         f"grokking, {len(replicas)} replicas, {epochs} epochs in float64",
@@ -207,14 +246,14 @@ def grokking_row(config: Config) -> Row:
 
 
 def bert_rows(config: Config) -> list[Row]:
-    """Fine-tuning and measuring a six-layer BERT of width 384, as in the experiment and with all padded to 128."""
-    text.quiet()
-    coder, task = language.tokenizer(), tasks.TASKS["toy_sst2"]
+    """Fine-tuning and measuring a six-layer BERT of width 384, as here and all padded to 128."""
+    encoders.quiet()
+    tokenizer, task = toy_language.tokenizer(), tasks.TASKS["toy_sst2"]
     preset = bert_target_linearity.Config(device="cpu")
-    sentences = tasks.load(task.name, examples=(config.bert_examples, 8)).train
-    rows = text.encode(task, sentences, coder, preset.max_length)
+    sentences = tasks.load(task.name, examples=config.bert_examples).train
+    rows = encoders.encode(task, sentences, tokenizer, preset.max_length)
     shape = BertConfig(
-        vocab_size=len(coder),
+        vocab_size=len(tokenizer),
         hidden_size=384,
         num_hidden_layers=6,
         num_attention_heads=12,
@@ -226,26 +265,38 @@ def bert_rows(config: Config) -> list[Row]:
 
     def fine_tune(multiple: int | None) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            by = bert_train.arguments(
-                preset, Path(folder), 0, preset.batch_size, num_train_epochs=1, save_strategy="no"
+            arguments = fine_tuning.training_arguments(
+                Path(folder),
+                "cpu",
+                0,
+                preset.batch_size,
+                num_train_epochs=1,
+                save_strategy="no",
+                train_sampling_strategy="group_by_length",
+                **preset.optimization,
             )
-            collate = text.collator(task, coder, multiple)
-            text.FineTuner(0, [], model=model, args=by, data_collator=collate, train_dataset=rows).train()
+            collate = encoders.collator(task, tokenizer, multiple)
+            fine_tuning.FineTuner(
+                0, [], model=model, args=arguments, data_collator=collate, train_dataset=rows
+            ).train()
 
     def measure(multiple: int | None) -> None:
-        collate = text.collator(task, coder, multiple)
+        collate = encoders.collator(task, tokenizer, multiple)
         loader = bert_target_linearity.longest_first(rows, preset.measure_batch, collate)
         bert_target_linearity.one_pass(measured, loader, 2)
 
-    made = []
-    for what, compute in (("fine-tuning", fine_tune), ("Target Linearity of every layer", measure)):
-        padded_to = preset.max_length
-        ours, padded = in_turn(config.repeats, functools.partial(compute, None), functools.partial(compute, padded_to))
+    table = []
+    length = preset.max_length
+    parts = (("fine-tuning", fine_tune), ("Target Linearity of every layer", measure))
+    for what, compute in parts:
+        ours, padded = in_turn(
+            config.repeats, functools.partial(compute, None), functools.partial(compute, length)
+        )
         rates = [f"{len(rows) / seconds:.0f} examples/s" for seconds in (ours, padded)]
-        mean = f"{np.mean(rows['length']):.0f}"
-        against = f"all padded to {padded_to} {rates[1]}"
-        made.append(Row(f"BERT 6 × 384, {what}, {mean} tokens a sentence", rates[0], against, ours / padded, "≤ 0.25"))
-    return made
+        what = f"BERT 6 × 384, {what}, {np.mean(rows['length']):.0f} tokens a sentence"
+        against = f"all padded to {length} {rates[1]}"
+        table.append(Row(what, rates[0], against, ours / padded, "≤ 0.25"))
+    return table
 
 
 def whitening_row(config: Config) -> Row:
@@ -269,13 +320,16 @@ def whitening_row(config: Config) -> Row:
 
 
 def measuring(samples: int, repeats: int) -> tuple[float, float, float]:
-    """Seconds of the forward pass of all samples and of all measures of its features, and MB beyond the data."""
+    """Seconds of the forward pass and of all measures of its features, and MB beyond the data."""
     images = synthetic(samples)
-    model = MLP((3072, 256, 256, 256, 256, 10), [training.generator(0, "weights")])
+    model = MLP((3072, 256, 256, 256, 256, 10), [generator(0, "weights")])
 
     def forward() -> list[torch.Tensor]:
         with torch.no_grad():
-            chunks = [model.hidden(x) for x, _ in training.batches(images, "train", 1, torch.float32)]
+            chunks = [
+                model.hidden(x)
+                for x, _ in training.whole_batches(images, "train", 1, torch.float32)
+            ]
             return [torch.cat([chunk[layer][0] for chunk in chunks]) for layer in range(4)]
 
     hidden = forward()
@@ -303,13 +357,19 @@ def _largest_memory() -> float:
 
 def measuring_rows(config: Config) -> list[Row]:
     """In a process of its own, whose largest memory is then that of measuring."""
-    call = f"import benchmark; print(*benchmark.measuring({config.measure_samples}, {config.repeats}))"
+    call = (
+        f"import benchmark; print(*benchmark.measuring({config.measure_samples}, {config.repeats}))"
+    )
     command = [sys.executable, "-c", call]
-    output = subprocess.run(command, cwd=sys.path[0], stdout=subprocess.PIPE, text=True, check=True).stdout
+    output = subprocess.run(
+        command, cwd=Path(__file__).parent, stdout=subprocess.PIPE, text=True, check=True
+    ).stdout
     forward, measure, extra = map(float, output.split())
     what = f"all measures of 4 hidden layers of width 256, {config.measure_samples} samples"
     return [
-        Row(what, f"{measure:.2f} s", f"the forward pass {forward:.2f} s", measure / forward, "≤ 1"),
+        Row(
+            what, f"{measure:.2f} s", f"the forward pass {forward:.2f} s", measure / forward, "≤ 1"
+        ),
         Row("memory of the same", f"{extra:.0f} MB", "200 MB beyond the data", extra / 200, "≤ 1"),
     ]
 
@@ -327,7 +387,9 @@ def main() -> None:
     table += [(row.what, row.ours, row.against, f"{row.ratio:.2f}", row.aim) for row in rows]
     widths = [max(len(line[i]) for line in table) for i in range(5)]
     for line in table:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        print(
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Puts the source on the path, keeps torch to one thread, and runs beside the tests what takes minutes."""
+"""What all tests share: the source on the path, one torch thread, and the quick reproduction.
+
+The README's first command runs beside the tests; those that need it come last.
+"""
 
 import sys
 from pathlib import Path
@@ -6,19 +9,34 @@ from pathlib import Path
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent / "src"), str(HERE)]
 torch.set_num_threads(1)
 
+from reproduction import Reproduction
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of the README's first command come last: it is started before the first test."""
-    items.sort(key=_waits)
-
-
-def pytest_collection_finish(session: pytest.Session) -> None:
-    for item in filter(_waits, [] if session.config.option.collectonly else session.items):
-        item.module.reproduction()
+REPRODUCTION = pytest.StashKey[Reproduction]()
 
 
 def _waits(item: pytest.Item) -> bool:
-    return "reproduced" in item.fixturenames
+    return "reproduced" in getattr(item, "fixturenames", ())
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    items.sort(key=_waits)
+    if any(map(_waits, items)) and not config.option.collectonly:
+        config.stash[REPRODUCTION] = Reproduction()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if REPRODUCTION in config.stash:
+        config.stash[REPRODUCTION].end()
+
+
+@pytest.fixture(scope="session")
+def reproduced(pytestconfig: pytest.Config) -> Reproduction:
+    """The README's first command, when it has ended."""
+    reproduction = pytestconfig.stash[REPRODUCTION]
+    reproduction.wait()
+    return reproduction

@@ -1,11 +1,11 @@
-"""Truth computed another way, shared by the tests: plain torch networks, NumPy's least squares in float64."""
+"""Truth computed another way, shared by the tests: plain torch networks, NumPy in float64."""
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
-from models import CNN
+from lab.models import CNN
 
 
 def one_hot(targets, classes=0):
@@ -24,6 +24,15 @@ def unit_columns(h):
     norms = np.linalg.norm(h, axis=0)
     norms = np.where(norms > 0, norms, 1)
     return h / norms, norms
+
+
+def difference(actual, expected):
+    """‖actual − expected‖ / ‖expected‖ over all entries, in float64."""
+    actual, expected = (
+        np.asarray(a.detach().double() if torch.is_tensor(a) else a) for a in (actual, expected)
+    )
+    assert actual.shape == expected.shape
+    return np.linalg.norm(actual - expected) / max(np.linalg.norm(expected), 1e-300)
 
 
 def least_squares_map(features, targets):
@@ -46,7 +55,7 @@ def rank(features):
 
 
 def chance(features):
-    """Mean TL over permutations of any targets: that of yᵀ P y / yᵀ y, with P the projection onto the features."""
+    """Mean TL over permutations of targets: of yᵀ P y / yᵀ y, P the projection on the features."""
     h = features.double().numpy()
     left, values, _ = np.linalg.svd(unit_columns(h)[0], full_matrices=False)
     left = left[:, values > 1e-12 * values[0]]
@@ -67,10 +76,12 @@ def torch_layers(model, r):
 
     if isinstance(model, CNN):
         first, second, third = (
-            fill(nn.Conv2d(c.weight.shape[2], c.weight.shape[1], 3, padding=1), c) for c in model.convolutions
+            fill(nn.Conv2d(c.weight.shape[2], c.weight.shape[1], 3, padding=1), c)
+            for c in model.convolutions
         )
-        layers = [first, nn.MaxPool2d(2), nn.ReLU(), second, nn.ReLU(), third, nn.MaxPool2d(2), nn.ReLU()]
-        return nn.Sequential(*layers, nn.Flatten(), linear(model.readout))
+        layers = [first, nn.MaxPool2d(2), nn.ReLU(), second, nn.ReLU()]
+        layers += [third, nn.MaxPool2d(2), nn.ReLU(), nn.Flatten(), linear(model.readout)]
+        return nn.Sequential(*layers)
     activation = {functional.gelu: nn.GELU, functional.relu: nn.ReLU}[model.activation]
     first, *rest = model.layers
     layers = [nn.Flatten(), linear(first)]

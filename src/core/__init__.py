@@ -1,1 +1,1 @@
-"""The mathematics of the paper: pure functions of tensors that import nothing of the project."""
+"""The mathematics of the paper, on torch alone; it imports nothing else of the project."""

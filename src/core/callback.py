@@ -10,19 +10,21 @@ from .measure import measure
 
 
 class MeasureEvery:
-    """Call it in every epoch; every k-th one is measured, and training goes on bit for bit as without it.
+    """Call it in every epoch: every k-th is measured, and training goes on to the same bits.
 
         watch = MeasureEvery(5, model, batches)
         for epoch in range(epochs):
             watch(epoch)
             ...  # an epoch of training
-        watch.plot("tl_in")
+        watch.tables[5]  # by epoch; report.plot.measure_by_epoch(watch.tables, "tl_in") draws them
 
-    `measure` leaves the model and torch's random generators as they were. Those of Python and NumPy, from which a
-    data set's own transforms may draw, are not put back. Ours.
+    `measure` leaves the model and torch's random generators as they were. Those of Python and
+    NumPy, from which a data set's own transforms may draw, are not put back. Ours.
     """
 
-    def __init__(self, every: int, model: nn.Module, batches: Iterable[Any], **options: Any) -> None:
+    def __init__(
+        self, every: int, model: nn.Module, batches: Iterable[Any], **options: Any
+    ) -> None:
         """Args:
             every: epochs from one measurement to the next.
             model: is measured as it is when called.
@@ -34,22 +36,12 @@ class MeasureEvery:
         """
         if every < 1:
             raise ValueError(f"every must be 1 or more, not {every}")
-        if isinstance(batches, Iterator):  # not by iter(): a DataLoader draws from torch's generator then
+        # not by iter(): a DataLoader draws from torch's generator then
+        if isinstance(batches, Iterator):
             raise ValueError("batches can be read only once: give a list or a DataLoader")
         self.every, self.model, self.batches, self.options = every, model, batches, options
-        self.tables: dict[int, LayerTable] = {}  # by epoch
+        self.tables: dict[int, LayerTable] = {}
 
     def __call__(self, epoch: int) -> None:
         if epoch % self.every == 0:
             self.tables[epoch] = measure(self.model, self.batches, **self.options)
-
-    def plot(self, name: str = "tl_in") -> Any:
-        """One measure by epoch, a curve a layer, as a matplotlib figure; needs matplotlib."""
-        import matplotlib.pyplot as plt
-
-        figure, ax = plt.subplots(figsize=(6.5, 3.5), layout="constrained")
-        for rows in zip(*self.tables.values(), strict=True):
-            ax.plot(list(self.tables), [getattr(row, name) for row in rows], marker="o", label=rows[0].name)
-        ax.set(xlabel="epoch", ylabel=name)
-        ax.legend(title="layer", loc="center left", bbox_to_anchor=(1.0, 0.5))
-        return figure

@@ -1,28 +1,29 @@
-"""Neural Collapse: how far features and classifier are from one point a class at the vertices of a simplex.
+"""Neural Collapse: how far features are from one point a class at the vertices of a simplex.
 
-NC1 to NC4 of Papyan, Han and Donoho, "Prevalence of neural collapse during the terminal phase of deep learning
-training" (PNAS 2020). With n_k samples and mean μ_k of class k of K, μ the mean of all samples and M (d, K) the
-columns μ_k − (mean of the class means):
+NC1 to NC4 of Papyan, Han and Donoho, "Prevalence of neural collapse during the terminal phase of
+deep learning training" (PNAS 2020). With n_k samples and mean μ_k of class k of K, μ the mean of
+all samples and M (d, K) the columns μ_k − (mean of the class means):
 
-    Σ_B = Σ_k (n_k / n) (μ_k − μ)(μ_k − μ)ᵀ,  Σ_W the scatter within classes over n,  Σ_W + Σ_B = S / n
-    NC1 = tr(Σ_W Σ_B⁺) / K
+    Σ_B = Σ_k (n_k / n) (μ_k − μ)(μ_k − μ)ᵀ,  Σ_W the scatter within classes over n,  Σ_W + Σ_B = S
+    / n NC1 = tr(Σ_W Σ_B⁺) / K
     NC2   lengths and angles of the columns of M, of a simplex all equal and cos = −1 / (K − 1)
     NC3 = ‖W / ‖W‖ − Mᵀ / ‖M‖‖²
     NC4   share of samples that the nearest class mean classifies otherwise than the network
 
-Target Linearity follows from NC1 (ours). With π_k = n_k / n, Π = diag(π) and U (d, K) of columns √π_k (μ_k − μ), so
-that Σ_B = UUᵀ, Target Linearity with an intercept is
+Target Linearity follows from NC1 (ours). With π_k = n_k / n, Π = diag(π) and U (d, K) of columns
+√π_k (μ_k − μ), so that Σ_B = UUᵀ, Target Linearity with an intercept is
 
     TL₁ = tr(Π Uᵀ(Σ_W + Σ_B)⁺U) / (1 − Σ π_k²),
 
-for classes of equal size Pillai's trace tr((Σ_W + Σ_B)⁺ Σ_B) over K − 1. What varies outside the range of Σ_B can only
-help the fit: Uᵀ(Σ_W + Σ_B)⁺U ≥ (I + A)⁻¹ on the range of U⁺, where A = U⁺ Σ_W U⁺ᵀ has the trace K NC1. As 1 / (1 + a)
-is convex, and Π at most max π_k, with Σ_B of rank K − 1
+for classes of equal size Pillai's trace tr((Σ_W + Σ_B)⁺ Σ_B) over K − 1. What varies outside the
+range of Σ_B can only help the fit: Uᵀ(Σ_W + Σ_B)⁺U ≥ (I + A)⁻¹ on the range of U⁺, where A = U⁺ Σ_W
+U⁺ᵀ has the trace K NC1. As 1 / (1 + a) is convex, and Π at most max π_k, with Σ_B of rank K − 1
 
     TL₁ ≥ 1 / (1 + κ K NC1),  κ = max π_k / (1 − Σ π_k²), for classes of equal size 1 / (K − 1).
 
-It is an equality where classes have one size and Σ_W is the same in every direction of the range of Σ_B, uncorrelated
-with the rest. NC1 → 0 so forces TL₁ → 1; the converse fails, for what a linear map can subtract counts in NC1 alone.
+It is an equality where classes have one size and Σ_W is the same in every direction of the range of
+Σ_B, uncorrelated with the rest. NC1 → 0 so forces TL₁ → 1; the converse fails, for what a linear
+map can subtract counts in NC1 alone.
 """
 
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .batch import scalar
 from .linearity import EPS
 from .moments import FeatureMoments
 
@@ -38,32 +40,32 @@ from .moments import FeatureMoments
 class CollapseReport:
     """NC1 to NC3 of one layer, all zero at full collapse, and what NC1 says of Target Linearity.
 
-    nc1: tr(Σ_W Σ_B⁺) / K.
-    nc2_norm: standard deviation of the lengths ‖M_k‖ over their mean.
-    nc2_angle: mean over pairs of classes of |cos(M_k, M_l) + 1 / (K − 1)|.
-    nc3: ‖W / ‖W‖ − Mᵀ / ‖M‖‖²_F, in [0, 4]; None without the classifier's weight.
-    tl_bound: Target Linearity with an intercept is at least this; 1 / (1 + κ K NC1) where Σ_B has rank K − 1.
+    Numbers, or tensors (…) of moments with leading axes.
     """
 
-    nc1: float
-    nc2_norm: float
-    nc2_angle: float
-    nc3: float | None
-    tl_bound: float
+    nc1: float | Tensor  # tr(Σ_W Σ_B⁺) / K
+    nc2_norm: float | Tensor  # standard deviation of the lengths ‖M_k‖ over their mean
+    nc2_angle: float | Tensor  # mean over pairs of classes of |cos(M_k, M_l) + 1 / (K − 1)|
+    # ‖W / ‖W‖ − Mᵀ / ‖M‖‖²_F, in [0, 4]; None without the classifier's weight
+    nc3: float | Tensor | None
+    # TL with an intercept is at least this; 1 / (1 + κ K NC1) where rank Σ_B = K − 1
+    tl_bound: float | Tensor
 
 
 def class_means(moments: FeatureMoments) -> Tensor:
-    """Means μ_k of the features of each class (d, K), of moments whose targets are classes.
+    """Means μ_k of the features of each class (…, d, K), of moments whose targets are classes.
 
     Raises:
         ValueError: targets that are not classes, or a class without samples.
     """
-    counts = moments.n * moments.target_mean  # (K,)
-    if not moments.classes:
+    counts = moments.n * moments.target_mean  # (…, K)
+    if not moments.one_hot:
         raise ValueError("Neural Collapse is of classes: update the moments with class indices")
-    if not bool((counts > 0.5).all()):
-        raise ValueError(f"class {int(counts.argmin())} has no samples")
-    return moments.feature_mean[:, None] + moments.cross / counts  # Σ_{i in k} (h_i − μ) is C's column k
+    absent = (counts < 0.5).nonzero()
+    if len(absent):
+        raise ValueError(f"class {int(absent[0, -1])} has no samples")
+    # Σ_{i in k} (h_i − μ) is the cross scatter's column k
+    return moments.feature_mean[..., None] + moments.cross / counts[..., None, :]
 
 
 def collapse(moments: FeatureMoments, weight: Tensor | None = None) -> CollapseReport:
@@ -71,41 +73,43 @@ def collapse(moments: FeatureMoments, weight: Tensor | None = None) -> CollapseR
 
     Args:
         moments: of class indices.
-        weight: (K, d) of the classifier that reads these features.
+        weight: (…, K, d) of the classifier that reads these features.
     """
-    means = class_means(moments)  # (d, K)
-    classes = means.shape[1]
-    apart = means - moments.feature_mean[:, None]
-    share = moments.target_mean  # π (K,)
-    between = (apart * share) @ apart.mT  # Σ_B (d, d)
+    means = class_means(moments)  # (…, d, K)
+    classes = means.shape[-1]
+    apart = means - moments.feature_mean[..., None]
+    share = moments.target_mean  # π (…, K)
+    between = (apart * share[..., None, :]) @ apart.mT  # Σ_B (…, d, d)
     within = moments.scatter / moments.n - between
-    inverse = torch.linalg.pinv(between, rtol=max(between.shape) * EPS, hermitian=True)
-    nc1 = (within * inverse).sum() / classes
+    inverse = torch.linalg.pinv(between, rtol=max(between.shape[-2:]) * EPS, hermitian=True)
+    nc1 = (within * inverse).sum((-2, -1)) / classes
     # tr(Π U⁺U): 1 − Σ π² where Σ_B has rank K − 1, the targets' variance; less where it has not
-    reached = (share**2 * ((inverse @ apart) * apart).sum(0)).sum()
-    tl_bound = reached / (1 - (share**2).sum()) / (1 + share.max() * classes * nc1 / reached)
-    centred = means - means.mean(1, keepdim=True)
-    norms = centred.norm(dim=0)
-    cosines = (centred.mT @ centred) / torch.outer(norms, norms)
+    reached = (share**2 * ((inverse @ apart) * apart).sum(-2)).sum(-1)
+    largest = share.amax(-1)
+    tl_bound = reached / (1 - (share**2).sum(-1)) / (1 + largest * classes * nc1 / reached)
+    centred = means - means.mean(-1, keepdim=True)
+    norms = centred.norm(dim=-2)  # (…, K)
+    cosines = (centred.mT @ centred) / (norms[..., :, None] * norms[..., None, :])
     pairs = ~torch.eye(classes, dtype=torch.bool, device=cosines.device)
     nc3 = None
     if weight is not None:
         rows = weight.detach().to(centred)
-        nc3 = float((rows / rows.norm() - centred.mT / centred.norm()).square().sum())
+        unit = [m / torch.linalg.matrix_norm(m, keepdim=True) for m in (rows, centred.mT)]
+        nc3 = scalar((unit[0] - unit[1]).square().sum((-2, -1)))
     return CollapseReport(
-        nc1=float(nc1),
-        nc2_norm=float(norms.std(correction=0) / norms.mean()),
-        nc2_angle=float((cosines[pairs] + 1 / (classes - 1)).abs().mean()),
+        nc1=scalar(nc1),
+        nc2_norm=scalar(norms.std(-1, correction=0) / norms.mean(-1)),
+        nc2_angle=scalar((cosines[..., pairs] + 1 / (classes - 1)).abs().mean(-1)),
         nc3=nc3,
-        tl_bound=float(tl_bound),
+        tl_bound=scalar(tl_bound),
     )
 
 
-def nearest_mean_disagreement(features: Tensor, predictions: Tensor, means: Tensor) -> float:
+def nearest_mean_disagreement(features: Tensor, predicted: Tensor, means: Tensor) -> float | Tensor:
     """NC4: share of samples whose nearest class mean is not the class that the network predicts.
 
     Args:
-        features: (N, d). predictions: (N,) class indices. means: (d, K), as `class_means`.
+        features: (…, N, d). predicted: (…, N) class indices. means: (…, d, K), as `class_means`.
     """
-    nearest = torch.cdist(features.to(means), means.mT.contiguous()).argmin(1)
-    return float((nearest != predictions).double().mean())
+    nearest = torch.cdist(features.to(means), means.mT.contiguous()).argmin(-1)
+    return scalar((nearest != predicted).double().mean(-1))

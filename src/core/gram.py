@@ -1,11 +1,13 @@
 """The weight Gram matrix, and training by the part of each update that changes it (Gram whitening).
 
-One layer is Z = H Wᵀ + b with weight W (m, d); its Gram matrix is G = Wᵀ W (d, d). Any W' = U W with U
-orthogonal has the same Gram. Of an update W₁ → W₂ Gram whitening keeps what changes the Gram and drops
-the rest: it takes the W₂' with W₂'ᵀW₂' = W₂ᵀW₂ that is nearest to W₁ (orthogonal Procrustes; Schönemann,
-"A generalized solution of the orthogonal Procrustes problem", Psychometrika 1966).
+One layer is Z = H Wᵀ + b with weight W (m, d); its Gram matrix is G = WᵀW (d, d). Any W' = U W with
+U orthogonal has the same Gram. Of an update W₁ → W₂ Gram whitening keeps what changes the Gram and
+drops the rest: it takes the W₂' with W₂'ᵀW₂' = W₂ᵀW₂ that is nearest to W₁ (paper, appendix B.1;
+orthogonal Procrustes: Schönemann, "A generalized solution of the orthogonal Procrustes problem",
+Psychometrika 1966).
 
-Convolution kernels count as rows: (m, c, k, k) is read as (m, c·k·k).
+Leading axes are a batch. The kernels of a convolution are rows of W: (m, c, k, k) is read as (m,
+c·k·k).
 """
 
 from collections.abc import Callable
@@ -14,37 +16,60 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from .batch import ratio, scalar
+
 Method = Literal["exact", "newton_schulz"]
 
 
-def weight_gram(weight: Tensor) -> Tensor:
-    """Gram matrix G = Wᵀ W (paper, weight Gram matrix).
+def weight_gram(weight: Tensor, kernel_axes: int = 0) -> Tensor:
+    """Gram matrix G = WᵀW (paper, section 2).
 
     Args:
-        weight: (m, d), or (m, c, k, …) with the kernels as rows.
+        weight: (…, m, d), or (…, m, c, k, …) with kernels as rows.
+        kernel_axes: axes of a kernel, k, …: 2 for the weight of a Conv2d.
 
     Returns:
-        (d, d) with d = c·k·… for kernels, in the weight's dtype.
+        (…, d, d), with d = c·k·… for kernels, in the weight's dtype.
     """
-    if weight.ndim < 2:
-        raise ValueError(f"a weight has two or more dimensions, not shape {tuple(weight.shape)}")
-    rows = weight.flatten(1)  # (m, d)
-    return rows.mT @ rows  # (d, d)
+    if weight.ndim < 2 + kernel_axes:
+        raise ValueError(
+            f"a weight has {2 + kernel_axes} or more axes, not shape {tuple(weight.shape)}"
+        )
+    rows = weight.flatten(-1 - kernel_axes)  # (…, m, d)
+    return rows.mT @ rows
+
+
+def cosine(a: Tensor, b: Tensor) -> float | Tensor:
+    """Frobenius cosine tr(AᵀB) / (‖A‖ ‖B‖) of matrices (…, m, n); nan where one is zero."""
+    norms = torch.linalg.matrix_norm(a) * torch.linalg.matrix_norm(b)
+    return ratio((a * b).sum((-2, -1)), norms)
+
+
+def effective_rank(weight: Tensor, blocks: bool = False) -> float | Tensor:
+    """Exponential of the entropy of the eigenvalues of G = WᵀW, as shares; W (…, m, d).
+
+    Roy and Vetterli, "The effective rank: a measure of effective dimensionality" (EUSIPCO 2007).
+    """
+    eigenvalues = torch.linalg.svdvals(weight).square()
+    if blocks:
+        eigenvalues = eigenvalues.flatten(-2)
+    share = eigenvalues / eigenvalues.sum(-1, keepdim=True)
+    return scalar(torch.special.entr(share).sum(-1).exp())
 
 
 def polar_factor(matrix: Tensor) -> Tensor:
     """Orthogonal polar factor: the matrix with orthonormal rows or columns nearest to `matrix`.
 
-    With the singular value decomposition A = P Σ Qᵀ it is P Qᵀ, computed so, hence for every rank. Where A
-    has not full rank, the nearest matrix is not unique and this is one of them (Higham, "Functions of
-    Matrices", 2008, chapter 8).
+    With the singular value decomposition A = P Σ Qᵀ it is P Qᵀ, computed so, hence for every rank.
+    Where A has not full rank, the nearest matrix is not unique and this is one of them (Higham,
+    "Functions of Matrices", 2008, chapter 8).
 
     Args:
         matrix: (…, m, n), tall, wide or square; leading axes are a batch.
 
     Returns:
-        (…, m, n) in the matrix' dtype; half precisions are computed in float32. In the direction of a
-        singular value σ the relative error is about the dtype's precision times σ_max / σ.
+        (…, m, n) in the matrix' dtype; half precisions are computed in float32. In the direction of
+        a singular value σ the relative error is about the dtype's precision times σ_max / σ.
     """
     working = torch.promote_types(matrix.dtype, torch.float32)
     left, _, right = torch.linalg.svd(matrix.to(working), full_matrices=False)
@@ -54,10 +79,10 @@ def polar_factor(matrix: Tensor) -> Tensor:
 def newton_schulz(matrix: Tensor, steps: int = 10) -> Tensor:
     """The published approximation of the polar factor: quintic Newton–Schulz steps.
 
-    X₀ = A / ‖A‖_F, then X ← X (15 I − 10 XᵀX + 3 (XᵀX)²) / 8. A singular value x of X₀ grows by a factor of
-    at most 15/8 a step, so after ten steps the directions with σ / ‖A‖_F below about 10⁻³ are still short of
-    one; they shrink the weight each time it is used. Use `polar_factor` unless you reproduce the published
-    figure.
+    X₀ = A / ‖A‖_F, then X ← X (15 I − 10 XᵀX + 3 (XᵀX)²) / 8. A singular value x of X₀ grows by a
+    factor of at most 15/8 a step, so after ten steps the directions with σ / ‖A‖_F below about 10⁻³
+    are still short of one; they shrink the weight each time it is used. Use `polar_factor` unless
+    you reproduce the published figure.
 
     Args:
         matrix: (…, m, n); leading axes are a batch.
@@ -75,12 +100,14 @@ def newton_schulz(matrix: Tensor, steps: int = 10) -> Tensor:
     return x
 
 
-def gram_preserving_update(before: Tensor, after: Tensor, polar: Callable[[Tensor], Tensor] = polar_factor) -> Tensor:
+def gram_preserving_update(
+    before: Tensor, after: Tensor, polar: Callable[[Tensor], Tensor] = polar_factor
+) -> Tensor:
     """The matrix nearest to `before` (W₁) among those with the Gram matrix of `after` (W₂).
 
-    W₂' = U W₂ with U = polar(W₁ W₂ᵀ), the orthogonal matrix that maximises tr(Uᵀ W₁ W₂ᵀ). A tall weight is
-    first reduced to W₂ = Q R: then W₂' = polar(W₁ Rᵀ) R, which needs no completion of a rank-deficient
-    m × m factor.
+    W₂' = U W₂ with U = polar(W₁ W₂ᵀ), the orthogonal matrix that maximises tr(Uᵀ W₁ W₂ᵀ). A tall
+    weight is first reduced to W₂ = Q R: then W₂' = polar(W₁ Rᵀ) R, which needs no completion of a
+    rank-deficient m × m factor.
 
     Args:
         before: W₁ (…, m, d); leading axes are a batch.
@@ -91,9 +118,8 @@ def gram_preserving_update(before: Tensor, after: Tensor, polar: Callable[[Tenso
         W₂' (…, m, d) with W₂'ᵀ W₂' = W₂ᵀ W₂ to the dtype's precision where `polar` is exact.
     """
     if before.shape != after.shape or before.ndim < 2:
-        raise ValueError(
-            f"before and after must be matrices of one shape, not {tuple(before.shape)} and {tuple(after.shape)}"
-        )
+        shapes = f"{tuple(before.shape)} and {tuple(after.shape)}"
+        raise ValueError(f"before and after must be matrices of one shape, not {shapes}")
     dtype = after.dtype
     working = torch.promote_types(dtype, torch.float32)
     before, after = before.to(working), after.to(working)
@@ -111,17 +137,20 @@ class GramWhitening:
         GramWhitening(optimizer)
 
     It attaches to the optimizer's step hooks and changes nothing else, so learning-rate schedules,
-    `state_dict`, closures and parameter groups keep working. After each step every weight of two or more
-    dimensions that has a gradient is replaced by `gram_preserving_update(before, after)`; biases are left
-    alone.
+    `state_dict`, closures and parameter groups keep working. After each step every weight of two or
+    more dimensions that has a gradient is replaced by `gram_preserving_update(before, after)`;
+    biases are left alone.
 
     Args:
         optimizer: any torch.optim optimizer.
         method: "exact", or "newton_schulz" for the published ten steps.
-        batch_dims: leading axes of every parameter that are a batch of independent models (replicas).
+        batch_dims: leading axes of every parameter that are a batch of independent models
+            (replicas).
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, method: Method = "exact", batch_dims: int = 0) -> None:
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, method: Method = "exact", batch_dims: int = 0
+    ) -> None:
         rules = {"exact": polar_factor, "newton_schulz": newton_schulz}
         if method not in rules:
             raise ValueError(f"unknown method {method!r}: one of {', '.join(rules)}")
@@ -147,6 +176,8 @@ class GramWhitening:
         for weight, before in self._before:
             if weight.grad is not None:
                 rows = self.batch_dims + 1  # kernels as rows: (…, m, c, k, k) -> (…, m, c·k·k)
-                update = gram_preserving_update(before.flatten(rows), weight.flatten(rows), self.polar)
+                update = gram_preserving_update(
+                    before.flatten(rows), weight.flatten(rows), self.polar
+                )
                 weight.copy_(update.view_as(weight))
         self._before = []

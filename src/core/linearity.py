@@ -1,13 +1,16 @@
 """Target Linearity and the surrogate, from one pass of sums.
 
-TL(H, Y) = 1 − min_B ‖Y − H B‖²_F / ‖Y‖²_F with Y column-centred and no intercept (paper, Target Linearity):
-how much of the targets is a linear function of the features.
+TL(H, Y) = 1 − min_B ‖Y − H B‖²_F / ‖Y‖²_F with Y column-centred and no intercept (paper, Definition
+2 at λ = 0): how much of the targets is a linear function of the features.
 
-With S the centred scatter of the features, μ their mean and C = Hᵀ(Y − Ȳ), which does not depend on μ:
+With S the centred scatter of the features, μ their mean and C = Hᵀ(Y − Ȳ), which does not depend on
+μ:
+
     with an intercept          TL₁ = tr(Cᵀ S⁺ C) / ‖Y‖²
     without, as in the paper   TL  = TL₁ − n ‖Cᵀ S⁺ μ‖² / (1 + n μᵀ S⁺ μ) / ‖Y‖²
-unless μ has a part outside the range of S: then the constant is itself a linear function of the features
-and TL = TL₁. (The second line is the Sherman–Morrison formula for HᵀH = S + n μ μᵀ.)
+
+unless μ has a part outside the range of S: then the constant is itself a linear function of the
+features and TL = TL₁. (The second line is the Sherman–Morrison formula for HᵀH = S + n μ μᵀ.)
 """
 
 import math
@@ -17,6 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .batch import scalar
 from .moments import FeatureMoments
 
 EPS = 2.0**-52
@@ -28,187 +32,229 @@ class NotFiniteError(ValueError):
 
 @dataclass(frozen=True)
 class LinearityReport:
-    """Target Linearity and what is needed to judge it.
+    """Target Linearity and what is needed to judge it: numbers, or tensors (…) of a batch."""
 
-    value: TL in [0, 1].
-    rank: numerical rank of the centred features, their columns scaled to unit length.
-    condition: their condition number, largest over smallest singular value kept (1 for rank 0).
-    cutoff: eigenvalues of their correlation matrix below cutoff × the largest count as zero.
-    n, d: samples and features.
-    chance: mean TL of targets that have nothing to do with the features, about rank / n.
-    adjusted: (value − chance) / (1 − chance), zero on average at chance level; nan where chance is 1.
-    """
-
-    value: float
-    rank: int
-    condition: float
+    value: float | Tensor  # TL in [0, 1]
+    # numerical rank of the centred features, their columns scaled to unit length
+    rank: int | Tensor
+    condition: float | Tensor  # their condition number, over the singular values kept; 1 for rank 0
+    # eigenvalues of their correlation matrix below cutoff × the largest count as zero
     cutoff: float
-    n: int
-    d: int
-    chance: float
-    adjusted: float
+    n: int  # samples
+    d: int  # features
+    # mean TL of targets that have nothing to do with the features, about rank / n
+    chance: float | Tensor
+    # (value − chance) / (1 − chance), zero on average at chance; nan where chance is 1
+    adjusted: float | Tensor
 
 
 def report(moments: FeatureMoments, intercept: bool = False) -> LinearityReport:
-    """Target Linearity of accumulated moments, with rank, condition and chance level; with `intercept`, TL₁.
+    """Target Linearity of accumulated moments, or TL₁; with rank, condition and chance level.
 
-    The columns are scaled to unit length, so their units do not decide the rank. A column that is constant
-    to rounding is dropped. Eigenvalues of the correlation matrix below max(n, d)·2⁻⁵² of the largest are cut, in
-    singular values about 3·10⁻⁶ for 50,000 samples. So, in features of lower rank whose means are of the order of
-    their spread, rounding in float32 is cut; rounding in bfloat16 or float16 is not and counts as features.
+    The columns are scaled to unit length, so their units do not decide the rank. A column that is
+    constant to rounding is dropped. Eigenvalues of the correlation matrix below max(n, d)·2⁻⁵² of
+    the largest are cut, in singular values about 3·10⁻⁶ for 50,000 samples. So, in features of
+    lower rank whose means are of the order of their spread, rounding in float32 is cut; rounding in
+    bfloat16 or float16 is not and counts as features.
 
     Raises:
-        ValueError: no samples, targets that are not finite, or constant ones, for which TL has no meaning.
+        ValueError: no samples, targets that are not finite, or constant ones, for which TL has no
+            meaning.
         NotFiniteError: features that are not finite.
 
     Warns:
         RuntimeWarning: n ≤ d, where every target is linear in features of full rank.
     """
     span = _span(moments)
-    total = moments.target_variance.sum()
-    if not math.isfinite(total):
+    total = moments.target_variance.sum(-1)  # ‖Y‖² (…)
+    if not bool(total.isfinite().all()):
         raise ValueError("targets are not finite")
-    if total <= moments.n * (_rounding(moments.target_mean) ** 2).sum():
+    if bool((total <= moments.n * (_rounding(moments.target_mean) ** 2).sum(-1)).any()):
         raise ValueError("the targets are constant: Target Linearity has no meaning")
     n, d = moments.n, moments.d
     if n <= d:
-        warnings.warn(f"{n} samples of {d} features: any target may be linear in them", RuntimeWarning, stacklevel=2)
+        message = f"{n} samples of {d} features: any target may be linear in them"
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
 
-    cross = span.basis.mT @ moments.cross  # (rank, c)
-    explained = (cross**2).sum()
-    share_of_constant = 1.0  # how much of the constant function is linear in the features
-    if span.ones is None and not intercept:
-        mean = span.basis.mT @ moments.feature_mean  # (rank,)
-        along = n * (mean**2).sum()
-        explained = explained - n * ((cross.mT @ mean) ** 2).sum() / (1 + along)
-        share_of_constant = float(along / (1 + along))
-    value = min(max(float(explained / total), 0.0), 1.0)
-    # centred targets fill n − 1 dimensions at random; the features span these many of them on average
-    rank = span.basis.shape[1]
-    chance = min((rank + (span.ones is not None or intercept) - share_of_constant) / (n - 1), 1.0)
+    cross = span.basis.mT @ moments.cross  # (…, d, c)
+    explained = cross.square().sum((-2, -1))
+    with_constant = torch.ones_like(span.constant) if intercept else span.constant
+    mean = (span.basis.mT @ moments.feature_mean[..., None])[..., 0]  # (…, d)
+    along = n * mean.square().sum(-1)
+    lost = n * (cross.mT @ mean[..., None]).square().sum((-2, -1)) / (1 + along)
+    value = (torch.where(with_constant, explained, explained - lost) / total).clamp(0, 1)
+    # centred targets fill n − 1 dimensions at random; the features span these many of them on
+    # average
+    # of the constant that is linear in H
+    constant_share = torch.where(with_constant, 1.0, along / (1 + along))
+    dimensions = span.rank + with_constant.double() - constant_share
+    chance = (dimensions / (n - 1)).clamp(max=1)
+    smallest = torch.where(span.kept, span.eigenvalues, math.inf).amin(-1)
+    condition = torch.where(span.rank > 0, (span.eigenvalues.amax(-1) / smallest).sqrt(), 1.0)
     return LinearityReport(
-        value=value,
-        rank=rank,
-        condition=float((span.eigenvalues.max() / span.eigenvalues.min()).sqrt()) if rank else 1.0,
+        value=scalar(value),
+        rank=scalar(span.rank),
+        condition=scalar(condition),
         cutoff=span.cutoff,
         n=n,
         d=d,
-        chance=chance,
-        adjusted=(value - chance) / (1 - chance) if chance < 1 else math.nan,
+        chance=scalar(chance),
+        adjusted=scalar(torch.where(chance < 1, (value - chance) / (1 - chance), math.nan)),
     )
 
 
 def read_out(moments: FeatureMoments) -> Tensor:
-    """The least-squares map behind Target Linearity: B (d, c) with Y − Ȳ ≈ H B, without an intercept.
+    """The least-squares map behind Target Linearity: B (…, d, c) with Y − Ȳ ≈ H B.
 
-    On the samples of the moments, 1 − ‖Y − Ȳ − H B‖² / ‖Y − Ȳ‖² is TL; for other samples predict H B + ȳ. Where
-    several B fit equally well, this is one of them.
+    On the samples of the moments, 1 − ‖Y − Ȳ − H B‖² / ‖Y − Ȳ‖² is TL; for other samples predict H
+    B + ȳ. Where several B fit equally well, this is one of them.
 
     Returns:
-        (d, c) float64.
+        (…, d, c) float64.
 
     Raises:
         ValueError: no samples.
         NotFiniteError: features that are not finite.
     """
     span = _span(moments)
-    slopes = span.basis @ (span.basis.mT @ moments.cross)  # S⁺ C (d, c), the map with an intercept
-    mean = moments.feature_mean
-    if span.ones is not None:
-        return slopes - torch.outer(span.ones, mean @ slopes)  # the intercept as a function of the features
-    towards = span.basis @ (span.basis.mT @ mean)  # S⁺ μ (d,)
-    return slopes - torch.outer(towards, mean @ slopes) * (moments.n / (1 + moments.n * (mean @ towards)))
+    # S⁺ C (…, d, c), the map with an intercept
+    slopes = span.basis @ (span.basis.mT @ moments.cross)
+    mean = moments.feature_mean[..., None]  # (…, d, 1)
+    towards = span.basis @ (span.basis.mT @ mean)  # S⁺ μ
+    shrunk = towards * moments.n / (1 + moments.n * (mean.mT @ towards))
+    # the intercept as a function of the features, or as much of it as they can give
+    intercept = torch.where(span.constant[..., None, None], span.ones[..., None], shrunk)
+    return slopes - intercept @ (mean.mT @ slopes)
+
+
+def held_out_linearity(fitted: FeatureMoments, other: FeatureMoments) -> float | Tensor:
+    """1 − ‖Y − ȳ − H B‖² / ‖Y − ȳ‖² of other samples, with B and ȳ of the fitted ones.
+
+    B is `read_out`. On the samples that were fitted this is TL; on others it is 1 at best and has
+    no lower bound.
+
+    Args:
+        fitted: moments (…) of the samples that B and ȳ are taken from.
+        other: moments (…) of the samples that are predicted, with the same features and targets.
+
+    Raises as `read_out` does.
+    """
+    b = read_out(fitted)  # (…, d, c)
+    shift = other.target_mean - fitted.target_mean  # (…, c)
+    variance = other.target_variance.sum(-1)  # (…)
+    # Σ (y − ȳ − Bᵀh)² about the means of the other samples, and n times its square at their means
+    quadratic = (b * (other.scatter @ b)).sum((-2, -1))
+    scatter = variance - 2 * (b * other.cross).sum((-2, -1)) + quadratic
+    at_mean = shift - (b.mT @ other.feature_mean[..., None])[..., 0]
+    error = scatter + other.n * at_mean.square().sum(-1)
+    return scalar(1 - error / (variance + other.n * shift.square().sum(-1)))
 
 
 @dataclass(frozen=True)
 class _Span:
-    """The linear functions of the features.
+    """The linear functions of the features."""
 
-    basis: (d, rank) with S⁺ = basis basisᵀ on the range of S. eigenvalues: (rank,), those kept of the correlation
-    matrix. cutoff: see `report`. ones: v (d,) with H v = 1 where the constant is one of the functions, else None.
-    """
+    basis: Tensor  # (…, d, d), S⁺ = basis basisᵀ; zero columns where a value is cut
+    eigenvalues: Tensor  # (…, d) of the correlation matrix, ascending
+    kept: Tensor  # (…, d) bool, of the eigenvalues
+    cutoff: float  # see LinearityReport
+    constant: Tensor  # (…) bool: whether the constant is one of the functions
+    ones: Tensor  # v (…, d) with H v = 1 where it is
 
-    basis: Tensor
-    eigenvalues: Tensor
-    cutoff: float
-    ones: Tensor | None
+    @property
+    def rank(self) -> Tensor:
+        return self.kept.sum(-1)
 
 
 def _span(moments: FeatureMoments) -> _Span:
     if not moments.n:
         raise ValueError("no samples: update the moments first")
-    n, mean = moments.n, moments.feature_mean
-    diagonal = moments.scatter.diagonal()
-    if not bool(torch.isfinite(diagonal).all()):
+    n, d, mean = moments.n, moments.d, moments.feature_mean  # (…, d)
+    diagonal = moments.scatter.diagonal(dim1=-2, dim2=-1)
+    if not bool(diagonal.isfinite().all()):
         raise NotFiniteError("features are not finite")
-    norms = diagonal.clamp_min(0).sqrt()  # (d,)
+    norms = diagonal.clamp_min(0).sqrt()  # (…, d)
     varies = norms > math.sqrt(n) * _rounding(mean)
     scale = torch.where(varies, 1 / norms, 0.0)  # D^(-1/2)
-    eigenvalues, vectors = torch.linalg.eigh(moments.scatter * scale * scale[:, None])  # of D^(-1/2) S D^(-1/2)
-    cutoff = max(n, moments.d) * EPS
-    kept = (eigenvalues > cutoff * eigenvalues[-1]) & (eigenvalues > 0)
-    basis = scale[:, None] * vectors[:, kept] * eigenvalues[kept].rsqrt()
+    correlation = moments.scatter * scale[..., None, :] * scale[..., :, None]
+    eigenvalues, vectors = torch.linalg.eigh(correlation)
+    cutoff = max(n, d) * EPS
+    kept = (eigenvalues > cutoff * eigenvalues[..., -1:]) & (eigenvalues > 0)
+    inverse_roots = torch.where(kept, eigenvalues.rsqrt(), 0.0)
+    basis = scale[..., :, None] * vectors * inverse_roots[..., None, :]
 
-    # in columns of unit length about zero, so that one far column does not hide the means of the others
+    # in columns of unit length about zero, so that one far column does not hide the means of the
+    # others
     share = torch.where(varies, 1 / (norms**2 + n * mean**2).sqrt(), 0.0)
     centre = math.sqrt(n) * mean * share
-    outside = torch.zeros_like(mean)  # the mean's part outside the range of S, none where S has full rank
-    if kept.sum() < varies.sum():
-        range_of_s = torch.linalg.qr((norms * share)[:, None] * vectors[:, kept]).Q
-        outside = centre - range_of_s @ (range_of_s.mT @ centre)
-    dropped = torch.where(varies, 0.0, mean)
-    ones = None
-    if bool((dropped != 0).any()):  # a column that is constant and not zero
-        ones = torch.zeros_like(mean)
-        largest = dropped.abs().argmax()
-        ones[largest] = 1 / mean[largest]
-    elif bool(outside.norm() > math.sqrt(cutoff) * centre.norm()):
-        ones = share * outside * (math.sqrt(n) / (outside @ centre))
-    return _Span(basis, eigenvalues[kept], cutoff, ones)
+    deficient = kept.sum(-1) < varies.sum(-1)  # (…)
+    # the mean's part outside the range of S, none where S has full rank
+    outside = torch.zeros_like(mean)
+    if bool(deficient.any()):
+        spanning = (norms * share)[..., :, None] * vectors * kept[..., None, :]
+        orthogonal = torch.linalg.qr(
+            spanning.flip(-1)
+        ).Q  # kept columns first: they span the first of Q
+        first = torch.arange(d, device=mean.device) < kept.sum(-1, keepdim=True)
+        range_of_s = orthogonal * first[..., None, :]
+        within = range_of_s @ (range_of_s.mT @ centre[..., None])
+        outside = torch.where(deficient[..., None], centre - within[..., 0], 0.0)
+    from_outside = share * outside * (math.sqrt(n) / (outside * centre).sum(-1, keepdim=True))
+    has_outside = outside.norm(dim=-1) > math.sqrt(cutoff) * centre.norm(dim=-1)
+
+    dropped = torch.where(varies, 0.0, mean)  # columns that are constant
+    largest = dropped.abs().argmax(-1, keepdim=True)
+    from_dropped = torch.zeros_like(mean).scatter(-1, largest, 1 / mean.gather(-1, largest))
+    has_dropped = (dropped != 0).any(-1)
+    ones = torch.where(has_outside[..., None], from_outside, 0.0)
+    ones = torch.where(has_dropped[..., None], from_dropped, ones)
+    return _Span(basis, eigenvalues, kept, cutoff, has_dropped | has_outside, ones)
 
 
-def target_linearity(features: Tensor, targets: Tensor) -> float:
-    """TL(H, Y) in [0, 1] (paper, Target Linearity).
+def target_linearity(features: Tensor, targets: Tensor) -> float | Tensor:
+    """TL(H, Y) in [0, 1] (paper, Definition 2).
 
     Args:
-        features: H (N, d), any floating dtype; computed in float64.
-        targets: class indices (N,) or a matrix (N, c).
+        features: H (…, N, d), any floating dtype; computed in float64.
+        targets: class indices (N,) or (…, N), or a matrix (N, c) or (…, N, c).
 
     Raises and warns as `report` does.
     """
     return report(FeatureMoments().update(features, targets)).value
 
 
-def surrogate(features: Tensor, weight: Tensor, targets: Tensor) -> float:
-    """S(H, W, Y) = ‖Yᵀ H Wᵀ‖²_F / c, with Y column-centred, for c targets (paper, surrogate).
+def surrogate(features: Tensor, weight: Tensor, targets: Tensor) -> float | Tensor:
+    """S(H, W, Y) = ‖Yᵀ H Wᵀ‖²_F / c, Y column-centred, for c targets (paper, section 4).
 
     How far the next layer's Gram matrix aligns the features with the targets. Grows as N².
 
     Args:
-        features: H (N, d), the output of a layer.
-        weight: W (m, d) of the layer after it; kernels count as rows.
-        targets: class indices (N,) or a matrix (N, c).
+        features: H (…, N, d), the output of a layer.
+        weight: W (…, m, d) of the layer after it.
+        targets: class indices (N,) or (…, N), or a matrix (N, c) or (…, N, c).
     """
     return moments_surrogate(FeatureMoments().update(features, targets), weight)
 
 
-def moments_surrogate(moments: FeatureMoments, weight: Tensor) -> float:
-    """`surrogate` of accumulated moments, for any next-layer weight (m, d): ‖W C‖²_F / c."""
-    return float((_rows(moments, weight) @ moments.cross).square().sum() / moments.c)
-
-
-def response_norm(moments: FeatureMoments, weight: Tensor) -> float:
-    """‖H Wᵀ‖²_F of accumulated moments: tr(W S Wᵀ) + n ‖W μ‖², for any next-layer weight W (m, d)."""
+def moments_surrogate(moments: FeatureMoments, weight: Tensor) -> float | Tensor:
+    """`surrogate` of accumulated moments, for any next-layer weight (…, m, d): ‖W C‖²_F / c."""
     rows = _rows(moments, weight)
-    scatter = ((rows @ moments.scatter) * rows).sum()
-    return float(scatter + moments.n * (rows @ moments.feature_mean).square().sum())
+    return scalar((rows @ moments.cross).square().sum((-2, -1)) / moments.c)
+
+
+def response_norm(moments: FeatureMoments, weight: Tensor) -> float | Tensor:
+    """‖H Wᵀ‖²_F = tr(W S Wᵀ) + n ‖W μ‖² of accumulated moments and a weight W (…, m, d)."""
+    rows = _rows(moments, weight)
+    about_mean = ((rows @ moments.scatter) * rows).sum((-2, -1))
+    at_mean = (rows @ moments.feature_mean[..., None]).square().sum((-2, -1))
+    return scalar(about_mean + moments.n * at_mean)
 
 
 def _rows(moments: FeatureMoments, weight: Tensor) -> Tensor:
-    rows = weight.detach().flatten(1).to(moments.scatter)
-    if rows.shape[1] != moments.d:
-        raise ValueError(f"a weight for {moments.d} features has {moments.d} columns, not {rows.shape[1]}")
-    return rows
+    if weight.ndim < 2 or weight.shape[-1] != moments.d:
+        shape = tuple(weight.shape)
+        raise ValueError(f"a weight for {moments.d} features is (…, m, {moments.d}), not {shape}")
+    return weight.detach().to(moments.scatter)
 
 
 def _rounding(mean: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """Running sums of features and targets: everything Target Linearity and the surrogate are made of.
 
-One pass over the data in float64, batches of any size, mergeable between workers. The sums are centred as
-they grow (the pairwise update of Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for
-computing sample variances", 1979), so data far from zero keep their digits.
+One pass over the data in float64, batches of any size, mergeable between workers. The sums are
+centred as they grow (the pairwise update of Chan, Golub and LeVeque, "Updating formulae and a
+pairwise algorithm for computing sample variances", 1979), so data far from zero keep their digits.
 """
 
 import copy
@@ -14,26 +14,30 @@ from torch import Tensor
 from torch.nn import functional
 
 BLOCK = 1 << 20  # entries of a batch that are held in float64 at a time
+SUMS = ("feature_mean", "target_mean", "scatter", "cross", "target_scatter")
 
 
 class FeatureMoments:
-    """Count, means and centred scatter matrices of features H (N, d) and targets Y (N, c).
+    """Count, means and centred scatter matrices of features H (…, N, d) and targets Y (…, N, c).
 
         moments = FeatureMoments()
         for features, targets in batches:
             moments.update(features, targets)
 
+    Leading axes are a batch of independent sums, as those of replicas; all have the same N.
+
     Attributes (float64, on the device of the first batch):
         n: number of samples.
-        feature_mean: μ (d,).
-        target_mean: ȳ (c,).
-        scatter: S = Σ (h − μ)(h − μ)ᵀ (d, d).
-        cross: C = Σ (h − μ)(y − ȳ)ᵀ (d, c).
-        target_scatter: Σ (y − ȳ)(y − ȳ)ᵀ (c, c); its diagonal (c,) with diagonal_targets.
+        feature_mean: μ (…, d).
+        target_mean: ȳ (…, c).
+        scatter: S = Σ (h − μ)(h − μ)ᵀ (…, d, d).
+        cross: C = Σ (h − μ)(y − ȳ)ᵀ (…, d, c).
+        target_scatter: Σ (y − ȳ)(y − ȳ)ᵀ (…, c, c); its diagonal (…, c) with diagonal_targets.
+        one_hot: whether the targets were class indices.
 
     Args:
-        diagonal_targets: keep only the diagonal of target_scatter, all that Target Linearity needs; for
-            targets of many columns, as images, whose full scatter would be most of the work.
+        diagonal_targets: keep only the diagonal of target_scatter, all that Target Linearity needs;
+            for targets of many columns, as images, whose full scatter would be most of the work.
     """
 
     def __init__(self, diagonal_targets: bool = False) -> None:
@@ -42,25 +46,39 @@ class FeatureMoments:
 
     @property
     def d(self) -> int:
-        return self.scatter.shape[0]
+        return self.scatter.shape[-1]
 
     @property
     def c(self) -> int:
-        return self.target_scatter.shape[0]
+        return self.target_mean.shape[-1]
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        """The leading axes."""
+        return self.feature_mean.shape[:-1]
 
     @property
     def target_variance(self) -> Tensor:
-        """Σ (y − ȳ)² of each column of the targets (c,)."""
-        return self.target_scatter if self.diagonal_targets else self.target_scatter.diagonal()
+        """Σ (y − ȳ)² of each column of the targets (…, c)."""
+        if self.diagonal_targets:
+            return self.target_scatter
+        return self.target_scatter.diagonal(dim1=-2, dim2=-1)
+
+    def __getitem__(self, index: Any) -> "FeatureMoments":
+        """The moments at an index of the leading axes, to be read: they share memory."""
+        moments = copy.copy(self)
+        for name in SUMS:
+            setattr(moments, name, getattr(self, name)[index])
+        return moments
 
     def columns(self, part: slice) -> "FeatureMoments":
-        """The moments of some of the target columns, to be read: they share these sums' memory."""
+        """The moments of some of the target columns, to be read: they share memory."""
         moments = copy.copy(self)
-        moments.classes = False
-        moments.target_mean, moments.cross = self.target_mean[part], self.cross[:, part]
-        moments.target_scatter = self.target_scatter[part]
+        moments.one_hot = False
+        moments.target_mean, moments.cross = self.target_mean[..., part], self.cross[..., part]
+        moments.target_scatter = self.target_scatter[..., part]
         if not self.diagonal_targets:
-            moments.target_scatter = moments.target_scatter[:, part]
+            moments.target_scatter = moments.target_scatter[..., part, :]
         return moments
 
     @torch.inference_mode(False)
@@ -68,75 +86,89 @@ class FeatureMoments:
         """Add a batch.
 
         Args:
-            features: (N, d), any floating dtype.
-            targets: class indices (N,), an integer dtype, counted as one-hot rows; or a matrix (N, c). Class
-                indices need no number of classes: a class that appears later has been zero so far.
+            features: (…, N, d), any floating dtype.
+            targets: class indices (N,) or (…, N), an integer dtype, counted as one-hot rows; or a
+                matrix (N, c) or (…, N, c). Without leading axes they are those of every entry of
+                the batch.
+                Class indices need no number of classes: a class that appears later has been zero so
+                    far.
 
         Returns:
             self.
+
+        Raises:
+            ValueError: shapes or dtypes that are not these, or not those of the batches before.
         """
-        _check(features, targets)
+        one_hot = _check(features, targets)
         features, targets = features.detach(), targets.detach()
-        classes = targets.ndim == 1
-        if len(features) and not self.n:
-            self._allocate(features.shape[1], 0 if classes else targets.shape[1], features.device, classes)
-        elif len(features):
-            self._check_like(features.shape[1], None if classes else targets.shape[1])
-        rows = max(1, BLOCK // max(1, features.shape[1]))
-        for h, y in zip(features.split(rows), targets.split(rows), strict=True):
-            if len(h):
-                self._add(h.to(torch.float64), self._target_rows(y))
+        batch, (n, d) = features.shape[:-2], features.shape[-2:]
+        if not n:
+            return self
+        c = 0 if one_hot else targets.shape[-1]
+        if not self.n:
+            self._allocate(batch, d, c, features.device, one_hot)
+        self._check_like(batch, d, None if one_hot else c)
+        features = features.reshape(-1, n, d)  # (B, N, d)
+        inner = targets.shape[-1:] if one_hot else targets.shape[-2:]  # of one entry of the batch
+        targets = targets.expand(*batch, *inner).reshape(-1, *inner)
+        rows = max(1, BLOCK // max(1, d * len(features)))
+        for h, y in zip(features.split(rows, 1), targets.split(rows, 1), strict=True):
+            self._add(h.to(torch.float64), self._target_rows(y))
         return self
 
     def merge(self, other: "FeatureMoments") -> "FeatureMoments":
         """Add the samples of `other`, which is left as it was; returns self."""
         if self.diagonal_targets != other.diagonal_targets:
-            raise ValueError("only one of the two keeps the whole scatter of the targets (diagonal_targets)")
+            raise ValueError(
+                "only one of the two keeps the whole scatter of the targets (diagonal_targets)"
+            )
         if other.n and not self.n:
-            self._allocate(other.d, other.c, other.scatter.device, other.classes)
+            self._allocate(other.batch_shape, other.d, other.c, other.scatter.device, other.one_hot)
         if other.n:
-            self._check_like(other.d, None if other.classes else other.c)
+            self._check_like(other.batch_shape, other.d, None if other.one_hot else other.c)
             self._grow(other.c)
             fill = (0, self.c - other.c)  # classes that `other` has not seen
             self.scatter += other.scatter
             self.cross += functional.pad(other.cross, fill)
-            self.target_scatter += functional.pad(other.target_scatter, fill * self.target_scatter.ndim)
+            both = fill if self.diagonal_targets else fill * 2
+            self.target_scatter += functional.pad(other.target_scatter, both)
             self._shift(other.n, other.feature_mean, functional.pad(other.target_mean, fill))
         return self
 
     def all_reduce(self, group: Any = None) -> "FeatureMoments":
-        """Merge the moments of all processes of torch.distributed, each of its own samples; returns self.
+        """Merge the moments of all processes of torch.distributed; returns self.
 
-        Every process ends with the moments of all samples; one without samples takes part. Give each sample to one
-        process only: a sampler that pads its shards to equal length counts some twice.
+        Every process ends with the moments of all samples; one without samples takes part. Give
+        each
+        sample to one process only: a sampler that pads its shards to equal length counts some
+            twice.
 
         Raises:
             ValueError: processes whose features or targets are of different kinds.
         """
         parts: list[Any] = [None] * dist.get_world_size(group)
-        kind = (self.d, None if self.classes else self.c, self.diagonal_targets) if self.n else None
+        columns = None if not self.n or self.one_hot else self.c
+        kind = (tuple(self.batch_shape), self.d, columns, self.diagonal_targets) if self.n else None
         dist.all_gather_object(parts, (kind, self.c if self.n else 0, self.n), group)
         kinds = {part[0] for part in parts} - {None}
         if len(kinds) > 1:
+            kinds = sorted(kinds, key=str)
             raise ValueError(
-                f"processes hold moments of different kinds (d, columns, diagonal): {sorted(kinds, key=str)}"
+                f"processes hold moments of different kinds (batch, d, columns, diagonal): {kinds}"
             )
         if not kinds:
             return self
-        d, columns, _ = kinds.pop()
+        batch, d, columns, _ = kinds.pop()
         c, n = max(part[1] for part in parts), sum(part[2] for part in parts)
         if not self.n:
             device = torch.device("cuda" if dist.get_backend(group) == "nccl" else "cpu")
-            self._allocate(d, c, device, columns is None)
+            self._allocate(batch, d, c, device, columns is None)
         self._grow(c)
-        mean = torch.cat([self.feature_mean, self.target_mean]) * (self.n / n)
+        mean = torch.cat([self.feature_mean, self.target_mean], -1) * (self.n / n)
         dist.all_reduce(mean, group=group)
-        feature_mean, target_mean = mean.split([d, c])
+        feature_mean, target_mean = mean.split([d, c], -1)
         # about the mean of all: S + n_i (μ_i − μ)(μ_i − μ)ᵀ of each process, summed
-        dh, dy = self.feature_mean - feature_mean, self.target_mean - target_mean
-        self.scatter.addr_(dh, dh, alpha=self.n)
-        self.cross.addr_(dh, dy, alpha=self.n)
-        self.target_scatter += self.n * (dy.square() if self.diagonal_targets else torch.outer(dy, dy))
+        self._add_outer(self.feature_mean - feature_mean, self.target_mean - target_mean, self.n)
         for scatter in (self.scatter, self.cross, self.target_scatter):
             dist.all_reduce(scatter, group=group)
         self.feature_mean, self.target_mean, self.n = feature_mean, target_mean, n
@@ -144,81 +176,114 @@ class FeatureMoments:
 
     def state_dict(self) -> dict[str, Tensor]:
         """The sums as tensors, for torch.save; before the first batch, only their kind."""
+        kind = {"diagonal_targets": torch.tensor(self.diagonal_targets)}
         if not self.n:
-            return {"diagonal_targets": torch.tensor(self.diagonal_targets)}
-        names = ("feature_mean", "target_mean", "scatter", "cross", "target_scatter")
-        sums = {name: getattr(self, name).clone() for name in names}
-        plain = {name: torch.tensor(getattr(self, name)) for name in ("n", "classes", "diagonal_targets")}
-        return {**plain, **sums}
+            return kind
+        kind |= {"n": torch.tensor(self.n), "one_hot": torch.tensor(self.one_hot)}
+        return kind | {name: getattr(self, name).clone() for name in SUMS}
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Tensor]) -> "FeatureMoments":
         """The moments that `state_dict` was taken of."""
         moments = cls()
         for name, value in state.items():
-            setattr(moments, name, value.clone() if value.is_floating_point() else value.item())
+            setattr(moments, name, value.clone() if name in SUMS else value.item())
         return moments
 
-    def _allocate(self, d: int, c: int, device: torch.device, classes: bool) -> None:
-        self.classes = classes  # targets are class indices
+    def _allocate(self, batch: tuple[int, ...], d: int, c: int, device: Any, one_hot: bool) -> None:
+        self.one_hot = one_hot
         zeros = {"dtype": torch.float64, "device": device}
-        self.feature_mean, self.target_mean = torch.zeros(d, **zeros), torch.zeros(c, **zeros)
-        self.scatter, self.cross = torch.zeros(d, d, **zeros), torch.zeros(d, c, **zeros)
-        self.target_scatter = torch.zeros((c,) if self.diagonal_targets else (c, c), **zeros)
+        self.feature_mean = torch.zeros(*batch, d, **zeros)
+        self.target_mean = torch.zeros(*batch, c, **zeros)
+        self.scatter = torch.zeros(*batch, d, d, **zeros)
+        self.cross = torch.zeros(*batch, d, c, **zeros)
+        self.target_scatter = torch.zeros(
+            *batch, *((c,) if self.diagonal_targets else (c, c)), **zeros
+        )
 
-    def _check_like(self, d: int, c: int | None) -> None:
-        """Raise ValueError unless features have d columns, and targets c (None: are class indices), as before."""
+    def _check_like(self, batch: torch.Size, d: int, c: int | None) -> None:
+        """Raise ValueError unless a batch is like those before; c is None for classes."""
         if d != self.d:
             raise ValueError(f"features have {d} columns, those before had {self.d}")
-        kinds = ["class indices" if n is None else f"{n} columns" for n in (c, None if self.classes else self.c)]
-        if kinds[0] != kinds[1]:
-            raise ValueError(f"targets are {kinds[0]}, those before were {kinds[1]}")
+        if batch != self.batch_shape:
+            raise ValueError(
+                f"features have leading axes {tuple(batch)}, not {tuple(self.batch_shape)}"
+            )
+        found, before = (
+            "class indices" if columns is None else f"{columns} columns"
+            for columns in (c, None if self.one_hot else self.c)
+        )
+        if found != before:
+            raise ValueError(f"targets are {found}, those before were {before}")
 
     def _grow(self, c: int) -> None:
         """Columns of zeros for classes first seen now: exact, since they have been zero so far."""
         fill = (0, max(0, c - self.c))
-        self.target_mean = functional.pad(self.target_mean, fill)
-        self.cross = functional.pad(self.cross, fill)
-        self.target_scatter = functional.pad(self.target_scatter, fill * self.target_scatter.ndim)
+        if fill[1]:
+            self.target_mean = functional.pad(self.target_mean, fill)
+            self.cross = functional.pad(self.cross, fill)
+            both = fill if self.diagonal_targets else fill * 2
+            self.target_scatter = functional.pad(self.target_scatter, both)
 
     def _target_rows(self, targets: Tensor) -> Tensor:
-        if targets.ndim == 2:
+        if not self.one_hot:
             return targets.to(torch.float64)
         self._grow(int(targets.max()) + 1)
         return functional.one_hot(targets.long(), self.c).to(torch.float64)
 
     def _add(self, h: Tensor, y: Tensor) -> None:
-        h_mean, y_mean = h.mean(0), y.mean(0)
-        h, y = h - h_mean, y - y_mean
-        self.scatter.addmm_(h.mT, h)
-        self.cross.addmm_(h.mT, y)
-        self.target_scatter += y.square().sum(0) if self.diagonal_targets else y.mT @ y
-        self._shift(len(h), h_mean, y_mean)
+        """Add a block h (B, N, d), y (B, N, c)."""
+        h_mean, y_mean = h.mean(1), y.mean(1)
+        h, y = h - h_mean[:, None], y - y_mean[:, None]
+        self.scatter.view(-1, self.d, self.d).baddbmm_(h.mT, h)
+        self.cross.view(-1, self.d, self.c).baddbmm_(h.mT, y)
+        within = y.square().sum(1) if self.diagonal_targets else y.mT @ y
+        self.target_scatter += within.view(self.target_scatter.shape)
+        self._shift(
+            h.shape[1], h_mean.view(self.feature_mean.shape), y_mean.view(self.target_mean.shape)
+        )
 
     def _shift(self, n: int, h_mean: Tensor, y_mean: Tensor) -> None:
         """Move the means towards those of n new samples, and add what that adds to the scatters."""
         total = self.n + n
         dh, dy = h_mean - self.feature_mean, y_mean - self.target_mean
-        weight = self.n * n / total
-        self.scatter.addr_(dh, dh, alpha=weight)
-        self.cross.addr_(dh, dy, alpha=weight)
-        self.target_scatter += weight * (dy.square() if self.diagonal_targets else torch.outer(dy, dy))
+        self._add_outer(dh, dy, self.n * n / total)
         self.feature_mean += dh * (n / total)
         self.target_mean += dy * (n / total)
         self.n = total
 
+    def _add_outer(self, dh: Tensor, dy: Tensor, weight: float) -> None:
+        """Add weight · dh dhᵀ, dh dyᵀ and dy dyᵀ to the scatters; dh (…, d), dy (…, c)."""
+        self.scatter.addcmul_(dh[..., :, None], dh[..., None, :], value=weight)
+        self.cross.addcmul_(dh[..., :, None], dy[..., None, :], value=weight)
+        if self.diagonal_targets:
+            self.target_scatter.addcmul_(dy, dy, value=weight)
+        else:
+            self.target_scatter.addcmul_(dy[..., :, None], dy[..., None, :], value=weight)
 
-def _check(features: Tensor, targets: Tensor) -> None:
-    if features.ndim != 2 or not features.is_floating_point():
-        raise ValueError(f"features must be a floating-point (N, d), not {features.dtype} {tuple(features.shape)}")
-    if targets.ndim not in (1, 2):
-        raise ValueError(f"targets must be class indices (N,) or a matrix (N, c), not {tuple(targets.shape)}")
-    if len(targets) != len(features):
-        raise ValueError(f"{len(features)} samples of features but {len(targets)} of targets")
-    if targets.ndim == 1:
-        if targets.is_floating_point() or targets.is_complex():
-            raise ValueError("targets (N,) must be integer class indices; give one real target as (N, 1)")
-        if len(targets) and int(targets.min()) < 0:
-            raise ValueError(f"class index {int(targets.min())} is negative: leave out the rows to be ignored")
-    elif targets.ndim != 2:
-        raise ValueError(f"targets must be class indices (N,) or a matrix (N, c), not {tuple(targets.shape)}")
+
+def _check(features: Tensor, targets: Tensor) -> bool:
+    """Whether targets are class indices; raises ValueError where the two cannot go together."""
+    if features.ndim < 2 or not features.is_floating_point():
+        kind = f"{features.dtype} {tuple(features.shape)}"
+        raise ValueError(f"features must be floating-point (N, d) or (…, N, d), not {kind}")
+    real = targets.is_floating_point() or targets.is_complex()
+    if targets.ndim == 1 and real:
+        raise ValueError(
+            "targets (N,) must be integer class indices; give one real target as (N, 1)"
+        )
+    leading, n = features.shape[:-2], features.shape[-2]
+    one_hot = not real and (
+        targets.ndim == 1 or (len(leading) > 0 and targets.ndim == features.ndim - 1)
+    )
+    inner = 1 if one_hot else 2
+    if targets.ndim < inner or (targets.ndim > inner and targets.shape[:-inner] != leading):
+        what = "class indices (N,) or a matrix (N, c), with the features' leading axes or none"
+        raise ValueError(f"targets must be {what}, not {tuple(targets.shape)}")
+    if targets.shape[-inner] != n:
+        raise ValueError(f"{n} samples of features but {targets.shape[-inner]} of targets")
+    if one_hot and targets.numel() and int(targets.min()) < 0:
+        raise ValueError(
+            f"class index {int(targets.min())} is negative: leave out the rows to be ignored"
+        )
+    return one_hot

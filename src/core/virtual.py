@@ -1,30 +1,29 @@
 """The virtual update of a layer's features, and the Virtual Covariance.
 
-One layer is Z = H Wᵀ + b with features H (N, d), one sample a row, weight W (m, d) and loss L; A = ∂L/∂H (N, d).
-Gradient descent on the features themselves would move them to H̃ = H − γ A, whose uncentred covariance H̃ᵀH̃ (d, d)
-is the Virtual Covariance. Gradient descent on the weights with rate η moves the Gram matrix G = WᵀW by
+One layer is Z = H Wᵀ + b with features H (N, d), one sample a row, weight W (m, d) and loss L; A =
+∂L/∂H (N, d). Gradient descent on the features themselves would move them to H⁺ = H − γA, whose
+uncentred covariance H⁺ᵀH⁺ (d, d) is the Virtual Covariance. Gradient descent on the weights with
+rate γ moves the Gram matrix G = WᵀW by
 
-    ΔG = −η (AᵀH + HᵀA) + η² (∂L/∂W)ᵀ ∂L/∂W,
+    ΔG = −γ (AᵀH + HᵀA) + γ² (∂L/∂W)ᵀ ∂L/∂W,
 
-for Wᵀ ∂L/∂W = AᵀH: to first order along what the Virtual Covariance is moved by (paper, Virtual Covariance).
+for Wᵀ ∂L/∂W = AᵀH: to first order by the Virtual Covariance Shift (paper, Theorem 1).
 
-Both covariances are sums over samples: those of a whole set are the sums of its batches', where A is the gradient of
-one loss, the set's.
-
-A layer's own H, W and ∂L/∂Z as matrices come from `layer_features`, `layer_weight` and `layer_rows`, with a leading
-axis for the groups of a convolution; the functions of H and A take that axis.
+Covariances are sums over samples: those of a whole set are the sums of its batches', where A is the
+gradient of one loss, the set's. Leading axes are a batch.
 """
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
+
+from .batch import ratio, scalar, total
 
 
 def virtual_update(features: Tensor, gradient: Tensor, rate: float) -> Tensor:
-    """H̃ = H − γ A (paper, virtual update).
+    """H⁺ = H − γA (paper, Definition 1).
 
     Args:
-        features: H (…, N, d), any floating dtype; leading axes are a batch.
+        features: H (…, N, d), any floating dtype.
         gradient: A = ∂L/∂H (…, N, d).
         rate: γ.
 
@@ -39,7 +38,7 @@ def virtual_update(features: Tensor, gradient: Tensor, rate: float) -> Tensor:
 
 
 def virtual_covariance(features: Tensor, gradient: Tensor, rate: float) -> Tensor:
-    """VC = H̃ᵀ H̃ (paper, Virtual Covariance), uncentred and not divided by N.
+    """VC = H⁺ᵀH⁺ (paper, Definition 1), uncentred and not divided by N.
 
     Args and raises as `virtual_update`.
 
@@ -51,8 +50,10 @@ def virtual_covariance(features: Tensor, gradient: Tensor, rate: float) -> Tenso
     return moved.mT @ moved
 
 
-def virtual_covariance_change(features: Tensor, gradient: Tensor, rate: float) -> Tensor:
-    """VC − HᵀH = −γ (AᵀH + HᵀA) + γ² AᵀA, computed so: it keeps its digits where γ is tiny.
+def virtual_covariance_shift(features: Tensor, gradient: Tensor, rate: float) -> Tensor:
+    """VCS = VC − HᵀH = −γ (AᵀH + HᵀA) + γ² AᵀA (paper, Definition 1).
+
+    Computed so, it keeps its digits where γ is tiny.
 
     Args and raises as `virtual_update`.
 
@@ -65,81 +66,63 @@ def virtual_covariance_change(features: Tensor, gradient: Tensor, rate: float) -
     return rate**2 * (a.mT @ a) - rate * (cross + cross.mT)
 
 
-def feature_learning_residual(features: Tensor, weight: Tensor, gradient: Tensor, weight_gradient: Tensor) -> float:
-    """How far the Feature Learning Equation Wᵀ ∂L/∂W = Aᵀ H is from holding: ‖Wᵀ ∂L/∂W − AᵀH‖ / ‖AᵀH‖.
+def feature_learning_residual(
+    features: Tensor,
+    weight: Tensor,
+    gradient: Tensor,
+    weight_gradient: Tensor,
+    blocks: bool = False,
+) -> float | Tensor:
+    """Distance from the Feature Learning Equation: ‖Wᵀ ∂L/∂W − AᵀH‖ / ‖AᵀH‖.
 
-    An identity (paper, Feature Learning Equation): what is left is rounding, in the dtype that is given.
+    An identity (paper, Equation 1): what is left is rounding, in the dtype that is given.
 
     Args:
         features: H (…, N, d), all samples that reach the weight.
         weight: W (…, m, d).
         gradient: A = ∂L/∂H (…, N, d), as ∂L/∂Z W.
         weight_gradient: ∂L/∂W (…, m, d).
+        blocks: see batch.py.
 
     Returns:
         the relative Frobenius distance; zero where both sides are zero.
     """
     _check(features, gradient)
     right = gradient.mT @ features  # AᵀH (…, d, d)
-    distance = (weight.mT @ weight_gradient - right).norm()
-    return float(distance / right.norm()) if distance > 0 else 0.0
+    difference = weight.mT @ weight_gradient - right
+    distance, size = (total(m.square().sum((-2, -1)), blocks).sqrt() for m in (difference, right))
+    return scalar(torch.where(distance > 0, distance / size, 0.0))
 
 
-def layer_features(layer: nn.Module, inputs: Tensor) -> Tensor:
-    """H of a layer's inputs: the rows that its weight multiplies.
+def gram_shift_cosine(
+    weight: Tensor, weight_gradient: Tensor, blocks: bool = False
+) -> float | Tensor:
+    """Frobenius cosine of G = WᵀW and −(AᵀH + HᵀA), the Virtual Covariance Shift at a small rate.
 
-    Args:
-        layer: nn.Linear, or nn.Conv2d with any padding, padding mode, stride, dilation and groups.
-        inputs: what the layer is given: (…, d), or images (N, c, H, W).
-
-    Returns:
-        Linear: (1, N, d) with all leading axes as samples. Conv2d: (groups, N·positions, c/groups·k·k), the patches.
-
-    Raises:
-        TypeError: another kind of layer.
-    """
-    _check_layer(layer)
-    if isinstance(layer, nn.Linear):
-        return inputs.flatten(0, -2)[None]
-    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    padded = functional.pad(inputs, layer._reversed_padding_repeated_twice, mode=mode)
-    patches = functional.unfold(padded, layer.kernel_size, layer.dilation, stride=layer.stride)  # (N, c·k·k, positions)
-    return _rows(patches, layer.groups)
-
-
-def layer_rows(layer: nn.Module, outputs: Tensor) -> Tensor:
-    """Z, or ∂L/∂Z, as rows that belong to those of `layer_features`.
+    From m × m matrices alone: with X = Wᵀ ∂L/∂W = AᵀH, P = WWᵀ and Q = ∂L/∂W Wᵀ, ‖G‖ = ‖P‖,
+    tr(GX) = tr(PQ), tr(X²) = tr(Q²) and ‖X‖² = tr(∂L/∂Wᵀ P ∂L/∂W).
 
     Args:
-        layer: as for `layer_features`.
-        outputs: of the layer's outputs' shape: (…, m), or (N, m, H', W').
+        weight: W (…, m, d).
+        weight_gradient: ∂L/∂W (…, m, d).
+        blocks: see batch.py.
 
     Returns:
-        (1, N, m), or (groups, N·positions, m/groups).
+        nan where one of the two is zero.
     """
-    _check_layer(layer)
-    return outputs.flatten(0, -2)[None] if isinstance(layer, nn.Linear) else _rows(outputs.flatten(2), layer.groups)
-
-
-def layer_weight(layer: nn.Module, weight: Tensor) -> Tensor:
-    """W, or ∂L/∂W, of a layer with kernels as rows: (1, m, d), or (groups, m/groups, c/groups·k·k)."""
-    _check_layer(layer)
-    return weight.flatten(1).unflatten(0, (1 if isinstance(layer, nn.Linear) else layer.groups, -1))
-
-
-def _rows(channels: Tensor, groups: int) -> Tensor:
-    """(N, groups·d, positions) -> (groups, N·positions, d)."""
-    return channels.unflatten(1, (groups, -1)).permute(1, 0, 3, 2).flatten(1, 2)
-
-
-def _check_layer(layer: nn.Module) -> None:
-    if not isinstance(layer, nn.Linear | nn.Conv2d):
-        raise TypeError(f"the theory's layers are Linear and Conv2d, not {type(layer).__name__}")
+    p = weight @ weight.mT  # (…, m, m)
+    q = weight_gradient @ weight.mT
+    shift = 2 * ((p @ weight_gradient) * weight_gradient).sum((-2, -1))
+    shift = shift + 2 * (q * q.mT).sum((-2, -1))  # ‖X + Xᵀ‖²
+    product = -2 * (p * q).sum((-2, -1))
+    gram = p.square().sum((-2, -1))  # ‖G‖²
+    product, gram, shift = (total(values, blocks) for values in (product, gram, shift))
+    return ratio(product, gram.sqrt() * shift.clamp_min(0).sqrt())
 
 
 def _check(features: Tensor, gradient: Tensor) -> None:
     if features.shape != gradient.shape or features.ndim < 2:
+        shapes = f"{tuple(features.shape)} and {tuple(gradient.shape)}"
         raise ValueError(
-            "features and gradient must be matrices (…, N, d) of one shape, "
-            f"not {tuple(features.shape)} and {tuple(gradient.shape)}"
+            f"features and gradient must be matrices (…, N, d) of one shape, not {shapes}"
         )

@@ -1,22 +1,22 @@
 """Figure 11, second part: Target Linearity through BERT.
 
-Claim: fine-tuning makes Target Linearity rise with depth. It reads the checkpoints that bert_train.py leaves, and takes
-the same options. Every layer is measured in one forward pass a stage: of a random initialisation, of the pre-trained
-model, and after each epoch of fine-tuning.
+Claim: fine-tuning makes Target Linearity rise with depth. Every layer is measured when initialised
+at random, when pre-trained, and after each epoch of fine-tuning. This script reads the checkpoints
+that bert_train.py leaves, and takes the same options.
 
     python src/experiment/bert_target_linearity.py
-    python src/experiment/bert_target_linearity.py --model roberta-base --task ner --task-data data/text/wnut17
+    python src/experiment/bert_target_linearity.py --model roberta-base --task ner
     python src/experiment/bert_target_linearity.py --scale quick
 
-Results: results/SCALE/bert_target_linearity/MODEL-DATA-DIGEST.npz, one a task, arrays as in AXES. Features H are a
-sentence's or pair's first token, one row an example; of tagged words, each word's first sub-token, one row a word.
-Targets Y are the classes. All dimensions are kept; with few rows the chance level, about rank / n, is far from zero.
-Features are made in float64: a normalisation's outputs sum to zero until it has learned, and where they hardly vary,
-as a first token's before training, float32 would leave a direction of pure rounding for least squares to follow.
+Results: results/SCALE/bert_target_linearity/MODEL-DATA-DIGEST.npz, one a task, arrays as in AXES.
+Features H are the state of a sentence's or pair's first token, one row an example; of tagged words,
+the state of each word's first sub-token, one row a word. Targets Y are the classes. All dimensions
+are kept; with few rows the chance level, about rank / n, is far from zero. Features are computed in
+float64: before training a first token hardly varies between sentences, and the outputs of a
+normalisation sum to zero, so that float32 would leave least squares a direction of pure rounding.
 """
 
 import functools
-import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,177 +33,159 @@ from transformers import PreTrainedModel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import cli
-import cpu
-import results
-import text
-import training
-from core.linearity import read_out, report
+from core.linearity import held_out_linearity, report
 from core.moments import FeatureMoments
-from data import DataError
 from experiment import bert_train
-from results import Arrays, Partial, ResultError
-from tasks import Texts
-from training import Replica
+from experiment.bert_train import plan, stack
+from lab import checkpoints, cli, cpu, runs
+from lab.errors import DataError, ResultError
+from lab.replicas import Replica, progress_bar
+from lab.results import Arrays
+from lab.text import encoders, tasks, toy_bert
+from lab.text.fine_tuning import ORIGIN, SPLITS, read_origin
+from lab.text.tasks import Texts
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(bert_train.Config):
-    """Those of bert_train.py, whose checkpoints are measured."""
+    """Hyperparameters of bert_train.py, whose checkpoints are measured."""
 
-    measure_batch: int = 64
-    """examples a forward pass; changes no number but by rounding"""
+    measure_batch: int = 64  # examples a forward pass; changes no number but by rounding
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        cli.check(self, positive=("measure_batch",), empty=("task_data",))
+    def hyperparameters(self) -> dict[str, Any]:
+        """The hyperparameters of bert_train.py."""
+        return {k: v for k, v in super().hyperparameters().items() if k != "measure_batch"}
 
 
-QUICK: dict[str, Any] = bert_train.QUICK
-SPLITS = ("train", "validation")
-REMEDY = "run src/experiment/bert_train.py with the same options, and --overwrite where its result is there"
+QUICK = bert_train.QUICK
 
-_BY_LAYER = ("seed", "stage", "layer")
+_LAYER = ("seed", "stage", "layer")
 AXES = {
-    **{f"{split}_{name}": _BY_LAYER for split in SPLITS for name in ("tl", "rank", "chance")},
-    "held_out_tl": _BY_LAYER,  # on validation rows, of the least-squares map fitted on training rows
+    **{f"{split}_{name}": _LAYER for split in SPLITS for name in ("tl", "rank", "chance")},
+    "held_out_tl": _LAYER,  # on validation rows, of the least-squares map fitted on training rows
     "train_n": (),  # rows: examples, or tagged words
     "validation_n": (),
     "d": (),  # features
     "seed": ("seed",),
     "stage": ("stage",),  # initialised, pre-trained, epoch 1, …
-    "layer": ("layer",),  # -1: the embeddings; from 0 on, the output of that layer
+    "layer": ("layer",),  # -1: the embeddings; n: the output of layer n, from 0 on
 }
 
 
 def restore(config: Config, texts: Texts, seed: int, epoch: int) -> PreTrainedModel:
-    """The model after an epoch; raises ResultError where its checkpoint is missing or was made otherwise."""
-    path = bert_train.checkpoint(config, texts, seed, epoch)
-    if not (path / text.MADE).is_file():
-        raise ResultError(f"no checkpoint {path}: {REMEDY}")
+    """The model after an epoch; raises ResultError unless this configuration left a checkpoint."""
+    path, remedy = (
+        bert_train.checkpoint(config, texts, seed, epoch),
+        checkpoints.remedy("bert_train"),
+    )
+    if not (path / ORIGIN).is_file():
+        raise ResultError(f"no checkpoint {path}: {remedy}")
+    wanted = checkpoints.identity(plan(config, texts), seed)
     try:
-        found = json.loads((path / text.MADE).read_text(encoding="utf-8"))
-        unlike = [key for key, value in bert_train.made(config, texts, seed).items() if found.get(key) != value]
-        if not unlike:
-            return text.build(str(path), texts.labels, texts.task.tagged, seed)
+        checkpoints.check_identity(path, read_origin(path), wanted, "bert_train")
+        return encoders.build(str(path), texts.labels, texts.task.tagged, seed)
     except (ValueError, AttributeError, DataError) as error:
-        raise ResultError(f"{path} is not a checkpoint of this project: {REMEDY}") from error
-    raise ResultError(f"{path} was made with another {' and '.join(unlike)}: {REMEDY}")
+        raise ResultError(f"{path} is not a checkpoint of this project: {remedy}") from error
 
 
-def models(config: Config, texts: Texts, seed: int) -> Iterator[tuple[str, PreTrainedModel]]:
-    """Name and model of every stage."""
-    of = (bert_train.source(config), texts.labels, texts.task.tagged, seed, config.model_revision)
-    yield "initialised", text.build(*of, trained=False)
-    yield "pre-trained", text.build(*of)
+def stage_names(config: Config) -> tuple[str, ...]:
+    epochs = (f"epoch {epoch}" for epoch in range(1, config.epochs + 1))
+    return ("initialised", "pre-trained", *epochs)
+
+
+def models(config: Config, texts: Texts, seed: int) -> Iterator[PreTrainedModel]:
+    """The model at every stage, one after the other."""
+    encoder = (config.encoder, texts.labels, texts.task.tagged, seed, config.model_revision)
+    yield encoders.build(*encoder, trained=False)
+    yield encoders.build(*encoder)
     for epoch in range(1, config.epochs + 1):
-        yield f"epoch {epoch}", restore(config, texts, seed, epoch)
+        yield restore(config, texts, seed, epoch)
 
 
 def batches(config: Config, texts: Texts, split: str) -> DataLoader:
-    """Batches of a split's sampled examples, as `longest_first` makes them."""
-    rows = bert_train.chosen(texts.train, config.train_examples) if split == "train" else texts.validation
-    coded = bert_train.encode(config, texts, bert_train.chosen(rows, config.samples))
-    return longest_first(coded, config.measure_batch, text.collator(texts.task, bert_train.load_tokenizer(config)))
+    """Batches of the examples that are sampled of a split; see `longest_first`."""
+    rows = texts.validation
+    if split == "train":
+        rows = tasks.draw(texts.train, config.train_examples)
+    tokenizer = config.load_tokenizer()
+    sampled = tasks.draw(rows, config.samples)
+    coded = encoders.encode(texts.task, sampled, tokenizer, config.max_length)
+    return longest_first(coded, config.measure_batch, encoders.collator(texts.task, tokenizer))
 
 
 def longest_first(coded: Dataset, batch_size: int, collate: Callable) -> DataLoader:
-    """Batches of rows of `text.encode`, longest first: a batch's rows are of like lengths."""
+    """Batches of rows of `encoders.encode`, the longest first, so that little is padding."""
     lengths = list(coded["length"])
     order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
     return DataLoader(coded.remove_columns("length"), batch_size, sampler=order, collate_fn=collate)
 
 
 @torch.no_grad()
-def one_pass(model: PreTrainedModel, loader: Iterable[Mapping[str, Tensor]], classes: int) -> list[FeatureMoments]:
-    """Moments of the embeddings' and every layer's features with the one-hot classes."""
+def one_pass(
+    model: PreTrainedModel, loader: Iterable[Mapping[str, Tensor]], classes: int
+) -> list[FeatureMoments]:
+    """Moments of the features of the embeddings and of every layer, with the one-hot classes."""
     moments: list[FeatureMoments] = []
     for batch in loader:
         inputs = {name: values.to(model.device) for name, values in batch.items()}
-        mask, labels = text.measured(inputs.pop("labels"), inputs["attention_mask"])
+        labels = inputs.pop("labels")
+        mask, labels = encoders.labelled_tokens(labels, inputs["attention_mask"])
         targets = functional.one_hot(labels, classes)  # (N, c)
-        hidden = model.base_model(**inputs, output_hidden_states=True).hidden_states  # each (B, T, d)
-        moments = moments or [FeatureMoments() for _ in hidden]
-        for sums, h in zip(moments, hidden, strict=True):
-            sums.update(h[mask], targets)
+        states = model.base_model(**inputs, output_hidden_states=True).hidden_states
+        moments = moments or [FeatureMoments() for _ in states]
+        for sums, state in zip(moments, states, strict=True):  # state (B, T, d)
+            sums.update(state[mask], targets)
     return moments
 
 
-def held_out(fitted: FeatureMoments, other: FeatureMoments) -> float:
-    """1 − ‖Y − ȳ − H B‖² / ‖Y − ȳ‖² of other samples, with B and ȳ of those fitted; 1 at best, without a lower bound.
-
-    From the sums of both alone: Σ (y − ȳ − Bᵀh)² is its part about the means of the others, and n times that of the
-    means.
-    """
-    b = read_out(fitted)  # (d, c)
-    shift = other.target_mean - fitted.target_mean
-    variance = other.target_variance.sum()
-    scatter = variance - 2 * (b * other.cross).sum() + (b * (other.scatter @ b)).sum()
-    error = scatter + other.n * (shift - other.feature_mean @ b).square().sum()
-    return float(1 - error / (variance + other.n * shift.square().sum()))
-
-
-def measure(moments: Mapping[str, list[FeatureMoments]]) -> Arrays:
-    """Of the moments of each split, every array of a stage: name -> (layer,), and the numbers of rows and features."""
+def layer_measures(moments: Mapping[str, Sequence[FeatureMoments]]) -> Arrays:
+    """Measures of every layer (layer,), and the numbers of rows and features, from each split."""
     arrays = {}
     for split in SPLITS:
-        found = [report(sums) for sums in moments[split]]
-        names = {"tl": "value", "rank": "rank", "chance": "chance"}
-        arrays |= {f"{split}_{name}": np.array([getattr(r, key) for r in found]) for name, key in names.items()}
-        arrays |= {f"{split}_n": np.array(found[0].n), "d": np.array(found[0].d)}
+        reports = [report(sums) for sums in moments[split]]
+        for name, key in (("tl", "value"), ("rank", "rank"), ("chance", "chance")):
+            arrays[f"{split}_{name}"] = np.array([getattr(layer, key) for layer in reports])
+        arrays |= {f"{split}_n": np.array(reports[0].n), "d": np.array(reports[0].d)}
     pairs = zip(moments["train"], moments["validation"], strict=True)
-    return arrays | {"held_out_tl": np.array([held_out(*pair) for pair in pairs])}
+    return arrays | {"held_out_tl": np.array([held_out_linearity(*pair) for pair in pairs])}
 
 
-def measure_group(config: Config, index: int, replicas: Sequence[Replica]) -> Arrays:
-    """Every stage of each replica's seed; name -> (R, stage, layer)."""
-    text.quiet()
-    texts = bert_train.load(config, index)
+def run(config: Config, task: str, replicas: Sequence[Replica]) -> Arrays:
+    """Measure every stage with the seed of each replica; name -> (R, stage, …)."""
+    encoders.quiet()
+    texts = config.load_texts(task)
     loaders = {split: batches(config, texts, split) for split in SPLITS}
-    runs = []
-    with cpu.threads(bert_train.share(config)[1]):
-        for replica in replicas:
-            stages = []
-            name = bert_train.output(config, texts).name
-            with training.progress(config.epochs + 2, f"{name} seed {replica.seed}") as bar:
-                for _, model in models(config, texts, replica.seed):
-                    model.eval().to(config.resolved_device, torch.float64)
-                    moments = {split: one_pass(model, loaders[split], len(texts.labels)) for split in SPLITS}
-                    stages.append(measure(moments))
-                    bar.update()
-            runs.append({name: np.stack([stage[name] for stage in stages]) for name in stages[0]})
-    return {name: np.stack([run[name] for run in runs]) for name in runs[0]}
-
-
-def run(config: Config, index: int, partial: Partial | None = None) -> Arrays:
-    """Measure a task with every seed; arrays as in AXES."""
-    runs = training.train_all(
-        functools.partial(measure_group, config, index),
-        [Replica(seed) for seed in config.seeds],
-        device=config.resolved_device,
-        jobs=bert_train.share(config)[0],
-        partial=partial,
-    )
-    arrays = training.grid({"seed": config.seeds}, runs)
-    arrays |= {name: arrays[name][0, 0] for name, axes in AXES.items() if not axes}
-    stages = ["initialised", "pre-trained", *(f"epoch {epoch}" for epoch in range(1, config.epochs + 1))]
-    layers = np.arange(-1, arrays["held_out_tl"].shape[-1] - 1)
-    return arrays | {"seed": np.array(config.seeds), "stage": np.array(stages), "layer": layers}
+    seeds = []
+    for replica in replicas:
+        measures = []
+        description = f"{plan(config, texts).name} seed {replica.seed}"
+        bar = progress_bar(len(stage_names(config)), description)
+        with bar, cpu.threads(config.jobs_and_threads[1]):
+            for model in models(config, texts, replica.seed):
+                model.eval().to(config.resolved_device, torch.float64)
+                classes = len(texts.labels)
+                moments = {split: one_pass(model, loaders[split], classes) for split in SPLITS}
+                measures.append(layer_measures(moments))
+                bar.update()
+        seeds.append(stack(measures))
+    return stack(seeds)
 
 
 def main() -> None:
-    config = cli.parse(Config, QUICK, description=__doc__)
-    text.quiet()
-    results.check_writable(config.results)
-    every = bert_train.load_all(config)
-    if config.model == bert_train.TOY and not Path(bert_train.source(config)).is_dir():
-        raise ResultError(f"no pre-trained {bert_train.TOY} in {bert_train.source(config)}: {REMEDY}")
-    for index, texts in enumerate(every):
-
-        def compute(_: Sequence[cli.Output], partial: Partial, index: int = index) -> list[Arrays]:
-            return [run(config, index, partial)]
-
-        cli.produce(config, "bert_target_linearity", texts, AXES, [bert_train.output(config, texts)], compute)
+    config = cli.parse(Config, QUICK, __doc__)
+    encoders.quiet()
+    every = bert_train.prepare(config)
+    if config.model == toy_bert.NAME and not Path(config.encoder).is_dir():
+        remedy = checkpoints.remedy("bert_train")
+        raise ResultError(f"no pre-trained {toy_bert.NAME} in {config.encoder}: {remedy}")
+    jobs, _ = config.jobs_and_threads
+    for task, texts in zip(config.tasks, every, strict=True):
+        result = plan(config, texts, "bert_target_linearity", AXES)
+        for _, arrays in runs.train(functools.partial(run, config, task), [result], jobs):
+            arrays |= {name: arrays[name][0, 0] for name, axes in AXES.items() if axes == ()}
+            layers = range(-1, arrays["held_out_tl"].shape[-1] - 1)
+            points = {"seed": config.seeds, "stage": stage_names(config), "layer": layers}
+            result.save(arrays | points)
 
 
 if __name__ == "__main__":

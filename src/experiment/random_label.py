@@ -1,21 +1,21 @@
 """Figure 12: what random labels do to Target Linearity.
 
-Claim: as more labels are random, Target Linearity and its order by depth fall. Each label is redrawn uniformly
-with probability p, in training and test set alike. Target Linearity is measured against the labels trained on, and
-against the true ones.
+Claim: as more labels are random, Target Linearity and its order by depth fall. Each label is
+redrawn uniformly with probability p, in training and test set alike. Target Linearity is measured
+against the labels trained on, and against the true ones.
 
     python src/experiment/random_label.py --datasets cifar10
     python src/experiment/random_label.py --scale quick
 
-Results: results/SCALE/random_label/DATASET-pP-DIGEST.npz, one a probability, arrays as in AXES. The labels are
-where(redrawn, new_label, true label); a seed redraws in the same order at every p, so those of a larger p include
-those of a smaller.
+Results: results/SCALE/random_label/DATASET-pP-DIGEST.npz, arrays as in AXES. The labels trained on
+are where(redrawn, new_label, true label). A seed redraws in the same order at every p, so a label
+that is redrawn at one p is redrawn at every larger one, and alike.
 """
 
 import functools
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,149 +25,151 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import cli
-import data
-import layers
-import training
-from models import MLP
-from results import Arrays, Partial
-from training import Replica
+from lab import cli, hidden, runs, training
+from lab.data import Images
+from lab.errors import ConfigError
+from lab.models import MLP
+from lab.replicas import Replica, generators, make_optimizer
+from lab.results import Arrays
+from lab.runs import Run
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(cli.Common):
     """Hyperparameters of Figure 12, the paper's; it had one seed."""
 
-    datasets: tuple[str, ...] = ("cifar10",)
-    """mnist, svhn, cifar10, cifar100, digits, or paths of .npz files"""
-    probabilities: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
-    """probability p that a label is redrawn"""
-    learning_rate: float = 0.005
-    """rate of SGD"""
-    momentum: float = 0.95
-    """momentum of SGD"""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """a seed draws initial weights, batch orders and labels"""
-    epochs: int = 200
-    """passes over the training set"""
+    # mnist, svhn, cifar10, cifar100, digits, or paths of .npz files
+    datasets: tuple[str, ...] = cli.each(("cifar10",))
+    # probability p that a label is redrawn
+    probabilities: tuple[float, ...] = cli.each((0.0, 0.25, 0.5, 0.75, 0.9, 1.0))
+    learning_rate: float = 0.005  # rate of SGD
+    momentum: float = 0.95  # momentum of SGD
+    seeds: tuple[int, ...] = (0, 1, 2)  # a seed draws initial weights, batch orders and labels
+    epochs: int = 200  # passes over the training set
+    # epochs from one measurement to the next; one costs as much as half an epoch of training
     every: int = 5
-    """epochs from one measurement to the next; one costs as much as half an epoch of training"""
-    batch_size: int = 64
-    """samples a step"""
-    width: int = 256
-    """units of a hidden layer"""
-    depth: int = 3
-    """hidden layers"""
+    batch_size: int = 64  # samples a step
+    width: int = 256  # units of a hidden layer
+    depth: int = 3  # hidden layers
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive = ("learning_rate", "epochs", "every", "batch_size", "width", "depth")
-        cli.check(self, positive=positive, natural=("seeds", "probabilities"), fractions=("momentum",))
+        cli.check(self, zero=("seeds", "probabilities"), fractions=("momentum",))
         if max(self.probabilities) > 1:
-            raise cli.ConfigError(f"probabilities must be in [0, 1], not {max(self.probabilities)}")
+            raise ConfigError(f"probabilities must be in [0, 1], not {max(self.probabilities)}")
         cli.check_datasets(self.datasets)
 
 
-QUICK: dict[str, Any] = {"datasets": ("digits",), "learning_rate": 0.02, "epochs": 40, "every": 2, "width": 64}
+QUICK: dict[str, Any] = {
+    "datasets": ("digits",),
+    "learning_rate": 0.02,
+    "epochs": 40,
+    "every": 2,
+    "width": 64,
+}
 
-_BY_EPOCH = ("probability", "seed", "epoch")
-_BY_LAYER = (*_BY_EPOCH, "layer")
+_EPOCH, _LAYER = ("seed", "epoch"), ("seed", "epoch", "layer")
 SPLITS = ("train", "test")
-KINDS = ("", "_true")  # against the labels as redrawn, and against the true ones
-MEASURES = {"accuracy": _BY_EPOCH, "loss": _BY_EPOCH, "tl": _BY_LAYER, "rank": _BY_LAYER, "chance": _BY_LAYER}
+LABELLINGS = ("", "_true")  # measured against the labels as redrawn, and against the true ones
+MEASURES = {"accuracy": _EPOCH, "loss": _EPOCH, "tl": _LAYER, "rank": _LAYER, "chance": _LAYER}
 AXES = {
-    **{f"{split}_{name}{kind}": axes for split in SPLITS for kind in KINDS for name, axes in MEASURES.items()},
-    **{f"{split}_redrawn": ("probability", "seed", f"{split}_sample") for split in SPLITS},
+    **{
+        f"{split}_{name}{labelling}": axes
+        for split in SPLITS
+        for labelling in LABELLINGS
+        for name, axes in MEASURES.items()
+    },
+    **{f"{split}_redrawn": ("seed", f"{split}_sample") for split in SPLITS},
     **{f"{split}_new_label": ("seed", f"{split}_sample") for split in SPLITS},
-    **{name: (name,) for name in ("probability", "seed", "epoch", "layer")},
+    **{name: (name,) for name in ("seed", "epoch", "layer")},
 }
 
 
-def draw(images: data.Images, seed: int) -> dict[str, tuple[Tensor, Tensor]]:
-    """Split -> a level in [0, 1) of every sample, redrawn where p is above it, and its new label; (N,) each."""
-    g = training.generator(seed, "labels")
-    sizes = {split: (len(images.split(split)[1]),) for split in SPLITS}
-    return {s: (torch.rand(n, generator=g), torch.randint(images.classes, n, generator=g)) for s, n in sizes.items()}
-
-
-def labels(images: data.Images, split: str, replicas: Sequence[Replica]) -> Tensor:
-    """(2, R, N) labels of each replica, as redrawn and true."""
-    true = images.split(split)[1]
+def draw_labels(images: Images, replicas: Sequence[Replica]) -> dict[str, Tensor]:
+    """SPLIT_redrawn and SPLIT_new_label of every sample, (R, N) each, on the CPU."""
     rows = []
-    for replica in replicas:
-        level, new = (part.to(true.device) for part in draw(images, replica.seed)[split])
-        rows.append(torch.where(level < replica.settings["probability"], new, true))
-    return torch.stack([torch.stack(rows), true.expand(len(rows), -1)])
-
-
-def train_group(config: Config, dataset: str, replicas: Sequence[Replica]) -> Arrays:
-    """Train replicas as one batch; name -> (R, measured epochs, …)."""
-    images = data.load(dataset, config.data, config.resolved_device)
-    widths = (images.x_train[0].numel(), *[config.width] * config.depth, images.classes)
-    model = MLP(widths, [training.generator(r.seed, "weights") for r in replicas]).to(config.resolved_device)
-    of_split = {split: labels(images, split, replicas) for split in SPLITS}
-
-    def measure(model: MLP) -> dict[str, Tensor]:
-        values = {}
+    for replica, g in zip(replicas, generators(replicas, "labels"), strict=True):
+        row = {}
         for split in SPLITS:
-            for kind, sums, score in zip(KINDS, *layers.one_pass(model, images, split, of_split[split]), strict=True):
-                measured = score | layers.linearity(sums)
-                values |= {f"{split}_{name}{kind}": value for name, value in measured.items()}
-        return values
+            n = len(images.split(split)[1])
+            level = torch.rand(n, generator=g)  # the same at every p
+            row[f"{split}_redrawn"] = level < replica.settings["probability"]
+            row[f"{split}_new_label"] = torch.randint(images.classes, (n,), generator=g)
+        rows.append(row)
+    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
-    return training.train(
-        model,
-        images,
-        replicas,
-        functools.partial(torch.optim.SGD, momentum=config.momentum, fused=True),
-        measure,
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        every=config.every,
-        labels=of_split["train"][0],
-        description=f"{images.name} p {replicas[0].settings['probability']} seed {replicas[0].seed}",
+
+def labellings(images: Images, split: str, drawn: Mapping[str, Tensor]) -> Tensor:
+    """(2, R, N) labels of each replica, as redrawn and true; `drawn` is from `draw_labels`."""
+    true = images.split(split)[1]
+    redrawn, new = (drawn[f"{split}_{name}"].to(true.device) for name in ("redrawn", "new_label"))
+    return torch.stack([torch.where(redrawn, new, true), true.expand_as(new)])
+
+
+def layer_measures(model: MLP, images: Images, split: str, labels: Tensor) -> dict[str, Tensor]:
+    """Accuracy and loss (R,), and measures of every hidden layer (R, layer), of each labelling."""
+    values = {}
+    passes = hidden.one_pass(model, images, split, labels)
+    for labelling, (moments, scores) in zip(LABELLINGS, passes, strict=True):
+        measures = scores | hidden.linearity(moments)
+        values |= {f"{split}_{name}{labelling}": value for name, value in measures.items()}
+    return values
+
+
+def run(config: Config, dataset: str, replicas: Sequence[Replica]) -> Arrays:
+    """Train replicas as one batch, each on its own labels; name -> (R, …)."""
+    images = cli.load_images(config, dataset)
+    drawn = draw_labels(images, replicas)
+    labels = {split: labellings(images, split, drawn) for split in SPLITS}
+    widths = (images.x_train[0].numel(), *[config.width] * config.depth, images.classes)
+    model = MLP(widths, generators(replicas, "weights")).to(config.resolved_device)
+    optimizer = make_optimizer(
+        torch.optim.SGD, model, replicas, momentum=config.momentum, fused=True
     )
-
-
-def run(config: Config, dataset: str, partial: Partial | None = None) -> Arrays:
-    """Train a data set at every probability with every seed; arrays as in AXES."""
-    runs = training.train_all(
-        functools.partial(train_group, config, dataset),
-        [
-            Replica(seed, {"lr": config.learning_rate}, {"probability": p})
-            for p in config.probabilities
-            for seed in config.seeds
-        ],
-        device=config.resolved_device,
-        jobs=config.jobs,
-        partial=partial,
-    )
-    arrays = training.grid({"probability": config.probabilities, "seed": config.seeds}, runs)
-    draws = [draw(data.load(dataset, config.data, config.resolved_device), seed) for seed in config.seeds]
-    for split in SPLITS:
-        level, new = (torch.stack(parts).numpy() for parts in zip(*(drawn[split] for drawn in draws), strict=True))
-        arrays[f"{split}_redrawn"] = np.stack([level < p for p in config.probabilities])
-        arrays[f"{split}_new_label"] = new.astype(np.min_scalar_type(int(new.max())))
-    named = {"probability": config.probabilities, "seed": config.seeds}
-    named |= {"epoch": training.measured_epochs(config.epochs, config.every), "layer": range(1, config.depth + 1)}
-    return arrays | {name: np.array(values) for name, values in named.items()}
+    orders = generators(replicas, "order")
+    first = replicas[0]
+    description = f"{images.name} p {first.settings['probability']} seed {first.seed}"
+    measured = training.measured_epochs(config.epochs, config.every)
+    with training.Epochs(config.epochs, model, description) as epochs:
+        for epoch in epochs:  # 0: before training
+            if epoch > 0:
+                for x, y in training.shuffled_batches(
+                    images, config.batch_size, orders, labels=labels["train"][0]
+                ):
+                    training.cross_entropy(model(x), y).backward()
+                    optimizer.step()
+                    optimizer.zero_grad()
+            if epoch in measured:
+                measures = [layer_measures(model, images, s, labels[s]) for s in SPLITS]
+                epochs.record(measures[0] | measures[1])
+    smallest = np.min_scalar_type(images.classes - 1)
+    return epochs.arrays | {
+        name: values.numpy() if values.dtype == torch.bool else values.numpy().astype(smallest)
+        for name, values in drawn.items()
+    }
 
 
 def main() -> None:
-    config = cli.parse(Config, QUICK, description=__doc__)
+    config = cli.parse(Config, QUICK, __doc__)
     cli.prepare(config)
-    fixed = config.hyperparameters("datasets", "probabilities")
     for dataset in config.datasets:
-        images = data.load(dataset, config.data, config.resolved_device)
-        outputs = [
-            cli.Output(f"{images.name}-p{p!r}", {"dataset": images.name, "probability": p, **fixed})
-            for p in config.probabilities
-        ]
-
-        def compute(probabilities: tuple[float, ...], partial: Partial, dataset: str = dataset) -> Arrays:
-            return run(replace(config, probabilities=probabilities), dataset, partial)
-
-        cli.produce_each(config, "random_label", images, AXES, "probability", outputs, compute)
+        images = cli.load_images(config, dataset)
+        planned = []
+        for p in config.probabilities:
+            settings = {"dataset": images.name, "probability": p, **config.hyperparameters()}
+            replicas = tuple(
+                Replica(seed, {"lr": config.learning_rate}, {"probability": p})
+                for seed in config.seeds
+            )
+            name = f"{images.name}-p{p!r}"
+            planned.append(Run(config, "random_label", name, settings, images, AXES, replicas))
+        points = {
+            "seed": config.seeds,
+            "epoch": training.measured_epochs(config.epochs, config.every),
+            "layer": range(1, config.depth + 1),
+        }
+        for result, arrays in runs.train(functools.partial(run, config, dataset), planned):
+            result.save(arrays | points)
 
 
 if __name__ == "__main__":

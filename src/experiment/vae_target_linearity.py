@@ -1,17 +1,21 @@
-"""Figures 5 and 10, second part: Target Linearity and interpolation of the variational autoencoders.
+"""Figures 5 and 10, second part: Target Linearity and interpolation of variational autoencoders.
 
-Claim: the lower β, the higher Target Linearity, and the closer to linear the interpolation. It reads the checkpoints
-that vae_train.py leaves, and takes the same options.
+Claim: the lower β, the higher Target Linearity, and the closer to linear the interpolation.
 
     python src/experiment/vae_target_linearity.py --datasets mnist
     python src/experiment/vae_target_linearity.py --scale quick
 
-Results: results/SCALE/vae_target_linearity/DATASET-DIGEST.npz, arrays as in AXES. Features H are the means μ of
-training images, targets Y their pixels; interpolation decodes λ μ₁ + (1 − λ) μ₂ and compares with λ x₁ + (1 − λ) x₂.
-Images are uint8, 255 for a pixel of one.
+It reads the checkpoints that vae_train.py leaves, and takes the same options. Features H are the
+means μ of training images, targets Y their pixels. Interpolation decodes λ μ₁ + (1 − λ) μ₂ and
+compares it with λ x₁ + (1 − λ) x₂.
+
+Results: results/SCALE/vae_target_linearity/DATASET-DIGEST.npz, arrays as in AXES. Images are
+uint8, 255 for a pixel of one.
 """
 
+import dataclasses
 import functools
+import itertools
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,50 +28,58 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import checkpoints
-import cli
-import data
-import training
 from core.linearity import moments_surrogate, report
 from core.moments import FeatureMoments
 from experiment import vae_train
-from models import VAE
-from results import Arrays, Partial
-from training import Replica
+from lab import checkpoints, cli, runs
+from lab.data import Images
+from lab.errors import ConfigError, DataError
+from lab.models import VAE
+from lab.replicas import Replica, generator, progress_bar
+from lab.results import Arrays
+from lab.runs import Run
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(vae_train.Config):
-    """Those of vae_train.py, whose checkpoints are measured, and the paper's of the figures."""
+    """The options of vae_train.py, and the paper's of the figures."""
 
-    steps: int = 10
-    """points λ of an interpolation, from 0 to 1"""
+    # weights of the Kullback–Leibler divergence; one result holds all of them
+    betas: tuple[float, ...] = vae_train.Config.betas
+    steps: int = 10  # points λ of an interpolation, from 0 to 1
+    # pairs of test images, drawn at random, over which interpolation errors are means
     pairs: int = 1000
-    """pairs of test images, drawn at random, over which interpolation errors are means"""
-    shown_beta: float = 1.0
-    """the β whose interpolation is shown by epoch"""
-    shown_epochs: int = 6
-    """epochs of it that are shown, from before training to the last"""
+    shown_beta: float = 1.0  # the β whose interpolation is shown by epoch
+    shown_epochs: int = 6  # epochs of it that are shown, from before training to the last
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        cli.check(self, positive=("pairs",))
         if min(self.steps, self.shown_epochs) < 2:
-            raise cli.ConfigError("steps and shown_epochs must be 2 or more")
+            raise ConfigError("steps and shown_epochs must be 2 or more")
         if self.shown_beta not in self.betas:
-            raise cli.ConfigError(f"shown_beta must be one of betas, not {self.shown_beta}")
+            raise ConfigError(f"shown_beta must be one of betas, not {self.shown_beta}")
+
+    def plan_training(self, images: Images) -> dict[float, Run]:
+        """β -> the run of vae_train.py whose checkpoints are measured."""
+        names = (field.name for field in dataclasses.fields(vae_train.Config))
+        config = vae_train.Config(**{name: getattr(self, name) for name in names})
+        return vae_train.plan(config, images)
 
 
 QUICK: dict[str, Any] = {**vae_train.QUICK, "pairs": 200}
-ENDS = {"by_epoch": (1, 8), "by_beta": (8, 2)}  # classes between which the figures interpolate, the paper's digits
+# classes between which the figures interpolate, the paper's digits
+ENDS = {"by_epoch": (1, 8), "by_beta": (8, 2)}
 
-_BY_EPOCH = ("beta", "seed", "epoch")
+_EPOCH = ("beta", "seed", "epoch")
 _IMAGE = ("channel", "row", "column")
 AXES = {
-    **dict.fromkeys(("tl", "rank", "chance", "surrogate"), _BY_EPOCH),  # with the decoder's first weight
-    "interpolation_error": _BY_EPOCH,  # mean squared difference a pixel from the images' own interpolation
-    "decoder_nonlinearity": _BY_EPOCH,  # the same from the interpolation of the two decoded images
-    "variance_around_own_mean": (),  # of the centred targets, over their variance: the published TL divides by it
+    # Target Linearity, and the surrogate with the decoder's first weight
+    **dict.fromkeys(("tl", "rank", "chance", "surrogate"), _EPOCH),
+    # mean squared difference a pixel from the images' own interpolation
+    "interpolation_error": _EPOCH,
+    "decoder_nonlinearity": _EPOCH,  # the same from the interpolation of the two decoded images
+    # of the centred targets, over their variance: the published TL divides by it
+    "variance_around_own_mean": (),
     "best_epoch": ("beta", "seed"),
     "by_epoch": ("shown_epoch", "lambda", *_IMAGE),  # the first seed's
     "by_epoch_mse": ("shown_epoch",),
@@ -83,21 +95,31 @@ AXES = {
 
 def mix(first: Tensor, second: Tensor, steps: int) -> Tensor:
     """λ first + (1 − λ) second for λ evenly from 0 to 1; (N, …) -> (N, steps, …)."""
-    shares = torch.linspace(0, 1, steps, dtype=first.dtype, device=first.device).view(-1, *[1] * (first.ndim - 1))
+    shares = torch.linspace(0, 1, steps, dtype=first.dtype, device=first.device)
+    shares = shares.view(-1, *[1] * (first.ndim - 1))
     return shares * first[:, None] + (1 - shares) * second[:, None]
 
 
 def decode(model: VAE, z: Tensor) -> Tensor:
-    """Pixels in [0, 1] of latents (…, latent)."""
+    """Pixels in [0, 1] of latents: (…, latent) -> (…, d)."""
     return model.decode(z.flatten(0, -2)[None])[0].sigmoid().unflatten(0, z.shape[:-1])
 
 
-def interpolate(model: VAE, x: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Between x[0] and x[1], x (2, N, C, H, W): decoded, of pixels, and of the decoded ends; each (N, steps, d)."""
-    means, _ = model.encode(x.flatten(0, 1)[None])
+def interpolate(model: VAE, pairs: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+    """From the second image of each pair to the first, three ways.
+
+    Args:
+        model: one replica.
+        pairs: first and second images (2, N, C, H, W).
+        steps: points λ.
+
+    Returns:
+        (N, steps, d) each: mixed latents, decoded; mixed pixels; mixed reconstructions.
+    """
+    means, _ = model.encode(pairs.flatten(0, 1)[None])
     first, second = means[0].chunk(2)  # (N, latent)
     decoded = decode(model, mix(first, second, steps))
-    return decoded, mix(*x.flatten(2), steps), mix(decoded[:, -1], decoded[:, 0], steps)
+    return decoded, mix(*pairs.flatten(2), steps), mix(decoded[:, -1], decoded[:, 0], steps)
 
 
 def to_bytes(pixels: Tensor, shape: Sequence[int]) -> np.ndarray:
@@ -105,128 +127,125 @@ def to_bytes(pixels: Tensor, shape: Sequence[int]) -> np.ndarray:
     return (255 * pixels).round().to(torch.uint8).unflatten(-1, tuple(shape)).cpu().numpy()
 
 
-def first_of(images: data.Images, label: int) -> Tensor:
+def first_image(images: Images, label: int) -> Tensor:
     """The first test image of a class, scaled: (C, H, W)."""
     return images.scale(images.x_test[int((images.y_test == label).nonzero()[0])])
 
 
-class Reader:
-    """Reads checkpoints of a data set into one model."""
-
-    def __init__(self, config: Config, images: data.Images) -> None:
-        self.config, self.images = config, images
-        self.model = vae_train.build(config, images, [training.generator(0, "weights")])
-        self.model.to(config.resolved_device).requires_grad_(False)
-
-    def __call__(self, beta: float, seed: int, epoch: int | str) -> int:
-        """Restore the model of an epoch or the "best" one; returns its epoch."""
-        path = vae_train.checkpoint(self.config, self.images, beta, seed, epoch)
-        made = vae_train.made(self.config, self.images, beta, seed)
-        return checkpoints.restore(self.model, path, made, "vae_train")["epoch"]
+def restore(model: VAE, trained: Run, seed: int, epoch: int | str) -> int:
+    """Load the checkpoint of an epoch, or the "best" one; returns its epoch."""
+    path = vae_train.checkpoint_path(trained, seed, epoch)
+    wanted = checkpoints.identity(trained, seed)
+    return checkpoints.restore(model, path, wanted, "vae_train")["epoch"]
 
 
-def measure(config: Config, dataset: str, replicas: Sequence[Replica]) -> Arrays:
-    """Every epoch of each replica; name -> (R, epochs + 1), and best_epoch (R,)."""
-    images = vae_train.load(config, dataset)
-    read = Reader(config, images)
-    encode, weight = read.model.encode, read.model.decoder.layers[0].weight
-    measured = images.scale(vae_train.measured_images(config, images))
-    pixels = measured.flatten(1).double()
-    g = training.generator(0, "measurement")
-    ends = images.scale(images.x_test[torch.randint(len(images.x_test), (2 * config.pairs,), generator=g)])
-    ends = ends.unflatten(0, (2, -1))  # (2, pairs, C, H, W)
-    epochs = range(vae_train.epochs(config, images.name) + 1)
+@torch.no_grad()
+def model_measures(model: VAE, x: Tensor, pairs: Tensor, steps: int) -> dict[str, float]:
+    """Target Linearity of x (N, C, H, W), and interpolation errors of pairs (2, P, C, H, W)."""
+    means, _ = model.encode(x[None])
+    moments = FeatureMoments(diagonal_targets=True).update(means[0], x.flatten(1))
+    linearity = report(moments)
+    decoded, mixed_pixels, mixed_ends = interpolate(model, pairs, steps)
+    return {
+        "tl": linearity.value,
+        "rank": linearity.rank,
+        "chance": linearity.chance,
+        "surrogate": moments_surrogate(moments, model.decoder.layers[0].weight[0]),
+        "interpolation_error": float((decoded - mixed_pixels).square().mean()),
+        "decoder_nonlinearity": float((decoded - mixed_ends).square().mean()),
+    }
 
-    def row(beta: float, seed: int, epoch: int) -> dict[str, float]:
-        read(beta, seed, epoch)
-        moments = FeatureMoments(diagonal_targets=True).update(encode(measured[None])[0][0], pixels)
-        found = report(moments)
-        decoded, of_pixels, of_ends = interpolate(read.model, ends, config.steps)
-        return {
-            "tl": found.value,
-            "rank": found.rank,
-            "chance": found.chance,
-            "surrogate": moments_surrogate(moments, weight[0]),
-            "interpolation_error": float((decoded - of_pixels).square().mean()),
-            "decoder_nonlinearity": float((decoded - of_ends).square().mean()),
-        }
 
-    of_replicas = []
+def run(config: Config, dataset: str, replicas: Sequence[Replica]) -> Arrays:
+    """Measure every checkpoint of the replicas; name -> (R, epoch), best_epoch (R,)."""
+    images = vae_train.load_images(config, dataset)
+    config = config.with_epochs(images.name)
+    trained = config.plan_training(images)
+    model = vae_train.build(config, images, replicas[:1])
+    x = images.scale(vae_train.measured_images(config, images))
+    source = generator(0, "measurement")
+    drawn = torch.randint(len(images.x_test), (2 * config.pairs,), generator=source)
+    pairs = images.scale(images.x_test[drawn]).unflatten(0, (2, -1))  # (2, pairs, C, H, W)
+    rows, best = [], []
     for replica in replicas:
         beta, seed = replica.settings["beta"], replica.seed
-        with training.progress(len(epochs), f"{images.name} β {beta} seed {seed}") as bar:
-            rows = []
-            for epoch in epochs:
-                rows.append(row(beta, seed, epoch))
+        with progress_bar(config.epochs + 1, f"{images.name} β {beta} seed {seed}") as bar:
+            for epoch in range(config.epochs + 1):
+                restore(model, trained[beta], seed, epoch)
+                rows.append(model_measures(model, x, pairs, config.steps))
                 bar.update()
-        arrays = {name: np.array([values[name] for values in rows]) for name in rows[0]}
-        of_replicas.append(arrays | {"best_epoch": np.array(read(beta, seed, "best"))})
-    return {name: np.stack([arrays[name] for arrays in of_replicas]) for name in of_replicas[0]}
+        best.append(restore(model, trained[beta], seed, "best"))
+    measures = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    measures = runs.unflatten(measures, len(replicas), config.epochs + 1)
+    return measures | {"best_epoch": np.array(best)}
 
 
-def show(config: Config, dataset: str) -> Arrays:
+@torch.no_grad()
+def show(config: Config, images: Images) -> Arrays:
     """What the figures show of the first seed: interpolations, originals and reconstructions."""
-    images = vae_train.load(config, dataset)
-    read, seed, epochs = Reader(config, images), config.seeds[0], vae_train.epochs(config, images.name)
-    shown = np.linspace(0, epochs, min(config.shown_epochs, epochs + 1)).round().astype(int)
-    originals = torch.stack([first_of(images, label) for label in images.y_test.unique().tolist()])
-    models: dict[str, list[tuple[float, int | str]]] = {
+    config = config.with_epochs(images.name)
+    trained, seed = config.plan_training(images), config.seeds[0]
+    model = vae_train.build(config, images, [Replica(seed)])
+    shown = np.linspace(0, config.epochs, min(config.shown_epochs, config.epochs + 1))
+    shown = shown.round().astype(int)
+    models = {
         "by_epoch": [(config.shown_beta, int(epoch)) for epoch in shown],
         "by_beta": [(beta, "best") for beta in config.betas],
     }
-    arrays = {"shown_epoch": shown, "originals": to_bytes(originals.flatten(1), images.shape)}
-    for name, classes in ENDS.items():
-        ends = torch.stack([first_of(images, label) for label in classes])[:, None]  # (2, 1, C, H, W)
-        rows, errors, decodings = [], [], []
+    arrays: Arrays = {"shown_epoch": shown}
+    for name, labels in ENDS.items():
+        pair = torch.stack([first_image(images, label) for label in labels])[:, None]
+        decodings, errors = [], []
         for beta, epoch in models[name]:
-            read(beta, seed, epoch)
-            decoded, of_pixels, _ = interpolate(read.model, ends, config.steps)
-            rows.append(to_bytes(decoded[0], images.shape))
-            errors.append(float((decoded - of_pixels).square().mean()))
-            decodings.append(to_bytes(decode(read.model, read.model.encode(originals[None])[0][0]), images.shape))
-        arrays |= {name: np.stack(rows), f"{name}_mse": np.array(errors)}
-        arrays[f"{name}_pixels"] = to_bytes(of_pixels[0], images.shape)
-    return arrays | {"reconstructions": np.stack(decodings)}
+            restore(model, trained[beta], seed, epoch)
+            decoded, mixed_pixels, _ = interpolate(model, pair, config.steps)  # (1, steps, d)
+            decodings.append(decoded[0])
+            errors.append(float((decoded - mixed_pixels).square().mean()))
+        arrays[name] = to_bytes(torch.stack(decodings), images.shape)
+        arrays[f"{name}_mse"] = np.array(errors)
+        arrays[f"{name}_pixels"] = to_bytes(mixed_pixels[0], images.shape)
+    originals = torch.stack([first_image(images, k) for k in images.y_test.unique().tolist()])
+    reconstructions = []
+    for beta in config.betas:
+        restore(model, trained[beta], seed, "best")
+        means, _ = model.encode(originals[None])
+        reconstructions.append(decode(model, means[0]))
+    arrays["originals"] = to_bytes(originals.flatten(1), images.shape)
+    arrays["reconstructions"] = to_bytes(torch.stack(reconstructions), images.shape)
+    return arrays
 
 
-def run(config: Config, dataset: str, partial: Partial | None = None) -> Arrays:
-    """Measure every checkpoint; arrays as in AXES."""
-    images = vae_train.load(config, dataset)
-    runs = training.train_all(
-        functools.partial(measure, config, dataset),
-        [Replica(seed, settings={"beta": beta}) for beta in config.betas for seed in config.seeds],
-        device=config.resolved_device,
-        jobs=config.jobs,
-        partial=partial,
-    )
-    arrays = training.grid({"beta": config.betas, "seed": config.seeds}, runs) | show(config, dataset)
+def variance_around_own_mean(config: Config, images: Images) -> float:
+    """The share of the targets' variance that is left around each image's own mean."""
     pixels = images.scale(vae_train.measured_images(config, images)).flatten(1).double()
     pixels -= pixels.mean(0)
     own = pixels - pixels.mean(1, keepdim=True)
-    arrays["variance_around_own_mean"] = np.array(float(own.square().sum() / pixels.square().sum()))
-    named = {"beta": config.betas, "seed": config.seeds, "epoch": range(arrays["tl"].shape[-1])}
-    named["lambda"] = np.linspace(0, 1, config.steps)
-    return arrays | {name: np.array(values) for name, values in named.items()}
+    return float(own.square().sum() / pixels.square().sum())
 
 
 def main() -> None:
-    config = cli.parse(Config, QUICK, description=__doc__)
+    config = cli.parse(Config, QUICK, __doc__)
     cli.prepare(config)
-    for dataset in config.datasets:  # that the figures can be drawn of it, before any work
-        images = vae_train.load(config, dataset)
-        for label in sorted({label for classes in ENDS.values() for label in classes}):
+    for dataset in config.datasets:  # whether the figures can be drawn of it, before any work
+        images = vae_train.load_images(config, dataset)
+        for label in sorted(set(itertools.chain(*ENDS.values()))):
             if not (images.y_test == label).any():
-                raise cli.ConfigError(f"{images.name}: no test image of class {label}, which the figures show")
+                reason = f"no test image of class {label}, which the figures show"
+                raise DataError(f"{images.name}: {reason}")
+    grid = itertools.product(config.betas, config.seeds)
+    replicas = tuple(Replica(seed, settings={"beta": beta}) for beta, seed in grid)
     for dataset in config.datasets:
-        images = vae_train.load(config, dataset)
-        fixed = config.hyperparameters("datasets")
-        settings = {"dataset": images.name, **fixed, "epochs": vae_train.epochs(config, images.name)}
-
-        def compute(_: Sequence[cli.Output], partial: Partial, dataset: str = dataset) -> list[Arrays]:
-            return [run(config, dataset, partial)]
-
-        output = cli.Output(images.name, settings)
-        cli.produce(config, "vae_target_linearity", images, AXES, [output], compute)
+        images = vae_train.load_images(config, dataset)
+        resolved = config.with_epochs(images.name)
+        settings = {"dataset": images.name, **resolved.hyperparameters()}
+        result = Run(config, "vae_target_linearity", images.name, settings, images, AXES, replicas)
+        for _, arrays in runs.train(functools.partial(run, config, dataset), [result]):
+            arrays = runs.unflatten(arrays, len(config.betas), len(config.seeds))
+            arrays["variance_around_own_mean"] = variance_around_own_mean(config, images)
+            points = {"epoch": range(resolved.epochs + 1)}
+            points["lambda"] = np.linspace(0, 1, config.steps)
+            replica_points = {"beta": config.betas, "seed": config.seeds}
+            result.save(arrays | show(config, images) | replica_points | points)
 
 
 if __name__ == "__main__":

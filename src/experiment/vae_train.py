@@ -1,67 +1,74 @@
-"""Figures 5 and 10, first part: training variational autoencoders under several β.
+"""Figures 5 and 10, first part: variational autoencoders are trained under several β.
 
-Loss: summed binary cross-entropy per image + β KL. Every epoch and the best one by test loss are kept as checkpoints,
-which vae_target_linearity.py measures.
+Claim: see vae_target_linearity.py, which measures the checkpoints that are kept here: one an epoch,
+and the best by test loss.
 
     python src/experiment/vae_train.py --datasets mnist
     python src/experiment/vae_train.py --scale quick
 
-Results: results/SCALE/vae_train/DATASET-betaB-DIGEST.npz, one a β, arrays as in AXES; checkpoints beside them, in a
-folder of the same name: seedS-epochE.pt and seedS-best.pt.
+The loss of an image is its binary cross-entropy, summed over pixels, plus β times the
+Kullback–Leibler divergence.
+
+Results: results/SCALE/vae_train/DATASET-betaB-DIGEST.npz, one for each β, arrays as in AXES;
+checkpoints beside each, in a folder of the same name: seedS/checkpoint-EPOCH.pt and
+seedS/checkpoint-best.pt.
 """
 
 import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import checkpoints
-import cli
-import data
-import results
-import training
-from models import VAE
-from results import Arrays, Partial
-from training import Replica
+from lab import checkpoints, cli, runs, training
+from lab.data import Images
+from lab.errors import DataError
+from lab.models import VAE
+from lab.replicas import Replica, generator, generators, make_optimizer
+from lab.results import Arrays
+from lab.runs import Run
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(cli.Common):
     """Hyperparameters of Figures 5 and 10, the paper's; it had one seed."""
 
-    datasets: tuple[str, ...] = ("mnist", "cifar10")
-    """mnist, svhn, cifar10, cifar100, digits, or paths of .npz files"""
-    betas: tuple[float, ...] = (0.05, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0)
-    """weights of the Kullback–Leibler divergence"""
-    learning_rate: float = 0.0001
-    """rate of Adam"""
+    # mnist, svhn, cifar10, cifar100, digits, or paths of .npz files
+    datasets: tuple[str, ...] = cli.each(("mnist", "cifar10"))
+    # weights of the Kullback–Leibler divergence
+    betas: tuple[float, ...] = cli.each((0.05, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0))
+    learning_rate: float = 0.0001  # rate of Adam
+    # a seed draws initial weights, batch orders and the noise of the latents
     seeds: tuple[int, ...] = (0, 1, 2)
-    """a seed draws initial weights, batch orders and the noise of the latents"""
-    epochs: int = 0
-    """passes over the training set; 0: the paper's, 10 for MNIST and 30 for the others"""
-    batch_size: int = 128
-    """samples a step"""
-    hidden: int = 512
-    """units of a hidden layer, of which encoder and decoder have two each"""
-    latent: int = 32
-    """dimensions of the latent space"""
+    # passes over the training set; None: the paper's, 10 for MNIST and 30 for the others
+    epochs: int | None = None
+    batch_size: int = 128  # samples a step
+    hidden: int = 512  # units of a hidden layer; encoder and decoder have two each
+    latent: int = 32  # dimensions of the latent space
+    # training images, drawn at random, on which training errors and Target Linearity are measured
     samples: int = 10_000
-    """training images, drawn at random, on which training errors and Target Linearity are measured"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive = ("betas", "learning_rate", "batch_size", "hidden", "latent", "samples")
-        cli.check(self, positive=positive, natural=("seeds", "epochs"))
+        cli.check(self, zero=("seeds",))
         cli.check_datasets(self.datasets)
+
+    def hyperparameters(self) -> dict[str, Any]:
+        """Epochs only where they do not depend on the data set."""
+        unknown = {"epochs"} if self.epochs is None else set()
+        return {k: v for k, v in super().hyperparameters().items() if k not in unknown}
+
+    def with_epochs(self, name: str) -> "Config":
+        """The same configuration with the number of epochs on a data set of this name."""
+        paper = 10 if name == "mnist" else 30
+        return replace(self, epochs=paper if self.epochs is None else self.epochs)
 
 
 QUICK: dict[str, Any] = {
@@ -74,64 +81,60 @@ QUICK: dict[str, Any] = {
     "latent": 8,
 }
 
-_BY_EPOCH = ("beta", "seed", "epoch")
+_EPOCH = ("seed", "epoch")
+SPLITS = ("train", "test")
+# means over images: binary cross-entropy and divergence in nats, bce + β kl, squared error a pixel
 MEASURES = ("bce", "kl", "loss", "mse")
 AXES = {
-    # means over images: binary cross-entropy and divergence in nats, their weighted sum, squared error a pixel
-    **{f"{split}_{name}": _BY_EPOCH for split in ("train", "test") for name in MEASURES},
-    "best_epoch": ("beta", "seed"),  # the one of the lowest test loss
-    **{name: (name,) for name in ("beta", "seed", "epoch")},
+    **{f"{split}_{name}": _EPOCH for split in SPLITS for name in MEASURES},
+    "best_epoch": ("seed",),  # the one of the lowest test loss
+    "seed": ("seed",),
+    "epoch": ("epoch",),
 }
 
 
-def load(config: Config, dataset: str) -> data.Images:
+def load_images(config: Config, dataset: str) -> Images:
     """A data set with pixels in [0, 1], which is what a binary cross-entropy compares."""
-    images = replace(data.load(dataset, config.data, config.resolved_device), mean=0.0, std=1.0)
+    images = replace(cli.load_images(config, dataset), mean=0.0, std=1.0)
     for x in (images.x_train, images.x_test):
         if len(images.shape) != 3 or x.min() < 0 or x.max() > images.unit:
-            raise cli.ConfigError(f"{images.name}: the VAE needs images with pixels in [0, 1] or of uint8")
+            reason = "the VAE needs images of uint8, or with pixels in [0, 1]"
+            raise DataError(f"{images.name}: {reason}")
     return images
 
 
-def settings(config: Config, images: data.Images, beta: float) -> dict[str, Any]:
-    """The configuration of one result and its checkpoints."""
-    fixed = config.hyperparameters("datasets", "betas", of=Config)
-    return {"dataset": images.name, "beta": beta, **fixed, "epochs": epochs(config, images.name)}
+def plan(config: Config, images: Images) -> dict[float, Run]:
+    """β -> its run, whose checkpoints vae_target_linearity.py reads."""
+    fixed = config.with_epochs(images.name).hyperparameters()
+    options = {"lr": config.learning_rate}
+    planned = {}
+    for beta in config.betas:
+        name = f"{images.name}-beta{beta!r}"
+        settings = {"dataset": images.name, "beta": beta, **fixed}
+        replicas = tuple(Replica(seed, options, {"beta": beta}) for seed in config.seeds)
+        planned[beta] = Run(config, "vae_train", name, settings, images, AXES, replicas)
+    return planned
 
 
-def epochs(config: Config, label: str) -> int:
-    """Epochs on a data set of this name."""
-    return config.epochs or (10 if label == "mnist" else 30)
+def checkpoint_path(result: Run, seed: int, epoch: int | str) -> Path:
+    """The file of the checkpoint of an epoch, or of the "best" one."""
+    return checkpoints.checkpoint(result, seed, epoch, ".pt")
 
 
-def of_data_set(config: Config, label: str) -> Config:
-    """The same configuration with the epochs that it means on a data set of this name."""
-    return replace(config, epochs=epochs(config, label))
-
-
-def checkpoint(config: Config, images: data.Images, beta: float, seed: int, epoch: int | str) -> Path:
-    """Path of the checkpoint of an epoch, or of the "best" one."""
-    name = f"{images.name}-beta{beta!r}"
-    folder = results.path_for(config.results, config.scale, "vae_train", name, settings(config, images, beta))
-    return folder.with_suffix("") / (
-        f"seed{seed}-" + (epoch if isinstance(epoch, str) else f"epoch{epoch:03d}") + ".pt"
-    )
-
-
-def made(config: Config, images: data.Images, beta: float, seed: int) -> dict[str, Any]:
-    """What a checkpoint must say made it."""
-    return {"settings": settings(config, images, beta), "seed": seed, "data": images.fingerprint}
-
-
-def build(config: Config, images: data.Images, generators: Sequence[torch.Generator]) -> VAE:
-    """VAE d–512×2–(32, 32), 32–512×2–d, one replica a generator."""
-    return VAE(images.x_train[0].numel(), config.hidden, config.latent, generators)
+def build(config: Config, images: Images, replicas: Sequence[Replica]) -> VAE:
+    """The model of the replicas, on the configuration's device."""
+    pixels = images.x_train[0].numel()
+    model = VAE(pixels, config.hidden, config.latent, generators(replicas, "weights"))
+    return model.to(config.resolved_device)
 
 
 def terms(model: VAE, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Binary cross-entropy, divergence and squared error a pixel of each image, (R, B) each.
 
-    x: (R, B, …). noise: (R, B, latent), standard normal.
+    Args:
+        model: R replicas.
+        x: images (R, B, …).
+        noise: of the latents, standard normal (R, B, latent).
     """
     pixels = x.flatten(2)
     mean, log_variance = model.encode(x)
@@ -141,117 +144,92 @@ def terms(model: VAE, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]
     return bce, kl, (logits.sigmoid() - pixels).square().mean(-1)
 
 
-def measured_images(config: Config, images: data.Images) -> Tensor:
-    """The training images on which errors and Target Linearity are measured, the same for every run: (N, C, H, W)."""
-    order = torch.randperm(len(images.x_train), generator=training.generator(0, "measurement"))
+def objective(model: VAE, x: Tensor, noise: Tensor, betas: Tensor) -> Tensor:
+    """Mean over each replica's images of bce + β kl, summed over replicas.
+
+    Args:
+        model, x, noise: as for `terms`.
+        betas: (R,).
+    """
+    bce, kl, _ = terms(model, x, noise)
+    return (bce + betas[:, None].to(kl) * kl).mean(1).sum()
+
+
+def draw_noise(sources: Sequence[torch.Generator], x: Tensor, latent: int) -> Tensor:
+    """Standard normal (R, B, latent) for images x (R, B, …), replica r's from source r."""
+    return torch.stack([torch.randn(x.shape[1], latent, generator=g) for g in sources]).to(x)
+
+
+def measured_images(config: Config, images: Images) -> Tensor:
+    """The training images that are measured, the same for every run: (N, C, H, W)."""
+    order = torch.randperm(len(images.x_train), generator=generator(0, "measurement"))
     return images.x_train[order[: config.samples].to(images.x_train.device)]
 
 
-def noise(generators: Sequence[torch.Generator], samples: int, latent: int, like: Tensor) -> Tensor:
-    """Standard normal (R, samples, latent), replica r drawn by generator r, on the device of `like`."""
-    return torch.stack([torch.randn(samples, latent, generator=g) for g in generators]).to(like)
-
-
-def objective(replicas: Sequence[Replica], latent: int) -> Callable[[VAE, Tensor, Tensor], Tensor]:
-    """The loss of a batch for `training.train`: mean over images of BCE + β KL, summed over replicas."""
-    generators = [training.generator(replica.seed, "noise") for replica in replicas]
-    betas = torch.tensor([[replica.settings["beta"]] for replica in replicas])  # (R, 1)
-
-    def loss(model: VAE, x: Tensor, _: Tensor) -> Tensor:
-        bce, kl, _ = terms(model, x, noise(generators, x.shape[1], latent, x))
-        return (bce + betas.to(kl) * kl).mean(1).sum()
-
-    return loss
-
-
-def evaluate(config: Config, model: VAE, images: data.Images, betas: Tensor) -> dict[str, Tensor]:
-    """Means of the loss' terms over both splits, (R,) float64, with the same noise for every model."""
-    values = {}
+@torch.no_grad()
+def mean_terms(config: Config, model: VAE, images: Images, betas: Tensor) -> dict[str, Tensor]:
+    """MEASURES of both splits, (R,) float64, with the same noise for every model; betas (R,)."""
+    measures = {}
     for split, x in (("train", measured_images(config, images)), ("test", images.x_test)):
-        g = training.generator(0, "measurement")
+        source = generator(0, "measurement")
         total = torch.zeros(3, len(betas), dtype=torch.float64, device=betas.device)
         for part in x.split(training.EVALUATION_BATCH):
-            batch = images.scale(part)[None].expand(len(betas), *part.shape)
-            e = noise([g], len(part), config.latent, batch).expand(len(betas), -1, -1)
-            total += torch.stack([term.double().sum(-1) for term in terms(model, batch, e)])
+            batch = images.scale(part)[None]  # (1, B, C, H, W)
+            noise = draw_noise([source], batch, config.latent).expand(len(betas), -1, -1)
+            batch = batch.expand(len(betas), *part.shape)
+            total += torch.stack([t.double().sum(-1) for t in terms(model, batch, noise)])
         bce, kl, mse = total / len(x)
-        of_split = {"bce": bce, "kl": kl, "loss": bce + betas * kl, "mse": mse}
-        values |= {f"{split}_{name}": value for name, value in of_split.items()}
-    return values
+        values = {"bce": bce, "kl": kl, "loss": bce + betas * kl, "mse": mse}
+        measures |= {f"{split}_{name}": value for name, value in values.items()}
+    return measures
 
 
-class Keeper:
-    """Measures at every epoch and keeps the checkpoints: of the epoch, and of the best one so far by test loss."""
-
-    def __init__(self, config: Config, images: data.Images, replicas: Sequence[Replica]) -> None:
-        self.config, self.images, self.replicas = config, images, replicas
-        self.betas = torch.tensor([r.settings["beta"] for r in replicas], dtype=torch.float64).to(images.x_train.device)
-        self.best = [float("inf")] * len(replicas)
-        self.epoch = 0
-
-    def __call__(self, model: VAE) -> dict[str, Tensor]:
-        values = evaluate(self.config, model, self.images, self.betas)
-        for r, replica in enumerate(self.replicas):
-            beta, seed = replica.settings["beta"], replica.seed
-            state = {name: parameter[r : r + 1].clone() for name, parameter in model.state_dict().items()}
-            names: list[int | str] = [self.epoch]
-            if float(values["test_loss"][r]) < self.best[r]:
-                self.best[r] = float(values["test_loss"][r])
-                names.append("best")
-            for name in names:
-                path = checkpoint(self.config, self.images, beta, seed, name)
-                by = made(self.config, self.images, beta, seed) | {"epoch": self.epoch}
-                checkpoints.save(path, state, by)
-        self.epoch += 1
-        return values
-
-
-def train_group(config: Config, dataset: str, replicas: Sequence[Replica]) -> Arrays:
-    """Train replicas as one batch, β a vector; name -> (R, epochs + 1)."""
-    images = load(config, dataset)
-    model = build(config, images, [training.generator(r.seed, "weights") for r in replicas]).to(config.resolved_device)
-    keeper = Keeper(config, images, replicas)
-    return training.train(
-        model,
-        images,
-        replicas,
-        functools.partial(torch.optim.Adam, fused=True),
-        keeper,
-        epochs=epochs(config, images.name),
-        batch_size=config.batch_size,
-        loss=objective(replicas, config.latent),
-        description=f"{images.name} β {replicas[0].settings['beta']} seed {replicas[0].seed}",
-    )
-
-
-def run(config: Config, dataset: str, partial: Partial | None = None) -> Arrays:
-    """Train a data set under every β with every seed, and keep the checkpoints; arrays as in AXES."""
-    runs = training.train_all(
-        functools.partial(train_group, config, dataset),
-        [Replica(seed, {"lr": config.learning_rate}, {"beta": beta}) for beta in config.betas for seed in config.seeds],
-        device=config.resolved_device,
-        jobs=config.jobs,
-        partial=partial,
-    )
-    arrays = training.grid({"beta": config.betas, "seed": config.seeds}, runs)
-    arrays["best_epoch"] = arrays["test_loss"].argmin(-1)
-    named = {"beta": config.betas, "seed": config.seeds, "epoch": range(arrays["test_loss"].shape[-1])}
-    return arrays | {name: np.array(values) for name, values in named.items()}
+def run(config: Config, dataset: str, replicas: Sequence[Replica]) -> Arrays:
+    """Train replicas as one batch and keep their checkpoints; name -> (R, epoch)."""
+    images = load_images(config, dataset)
+    config = config.with_epochs(images.name)
+    planned = plan(config, images)
+    betas = [replica.settings["beta"] for replica in replicas]
+    beta_values = torch.tensor(betas, dtype=torch.float64, device=images.x_train.device)
+    model = build(config, images, replicas)
+    optimizer = make_optimizer(torch.optim.Adam, model, replicas, fused=True)
+    orders, sources = generators(replicas, "order"), generators(replicas, "noise")
+    lowest = torch.full_like(beta_values, torch.inf)  # test losses so far
+    description = f"{images.name} β {betas[0]} seed {replicas[0].seed}"
+    with training.Epochs(config.epochs, model, description) as epochs:
+        for epoch in epochs:  # 0: before training
+            if epoch > 0:
+                for x, _ in training.shuffled_batches(images, config.batch_size, orders):
+                    noise = draw_noise(sources, x, config.latent)
+                    objective(model, x, noise, beta_values).backward()
+                    optimizer.step()
+                    optimizer.zero_grad()
+            measures = mean_terms(config, model, images, beta_values)
+            epochs.check(measures.values())
+            epochs.record(measures)
+            is_best = measures["test_loss"] < lowest
+            lowest = torch.minimum(lowest, measures["test_loss"])
+            for r, replica in enumerate(replicas):
+                result, seed = planned[betas[r]], replica.seed
+                state = {name: p[r : r + 1].clone() for name, p in model.state_dict().items()}
+                origin = checkpoints.identity(result, seed) | {"epoch": epoch}
+                for name in (epoch, "best") if is_best[r] else (epoch,):
+                    checkpoints.write(checkpoint_path(result, seed, name), state, origin)
+    return epochs.arrays
 
 
 def main() -> None:
-    config = cli.parse(Config, QUICK, description=__doc__)
+    config = cli.parse(Config, QUICK, __doc__)
     cli.prepare(config)
-    for dataset in config.datasets:  # that all are images, before any work
-        load(config, dataset)
+    for dataset in config.datasets:  # whether all are images, before any work
+        load_images(config, dataset)
     for dataset in config.datasets:
-        images = load(config, dataset)
-        outputs = [cli.Output(f"{images.name}-beta{beta!r}", settings(config, images, beta)) for beta in config.betas]
-
-        def compute(betas: tuple[float, ...], partial: Partial, dataset: str = dataset) -> Arrays:
-            return run(replace(config, betas=betas), dataset, partial)
-
-        cli.produce_each(config, "vae_train", images, AXES, "beta", outputs, compute)
+        planned = plan(config, load_images(config, dataset))
+        function = functools.partial(run, config, dataset)
+        for result, arrays in runs.train(function, list(planned.values())):
+            losses = arrays["test_loss"]  # (R, epoch)
+            arrays["best_epoch"] = losses.argmin(-1)
+            result.save(arrays | {"seed": config.seeds, "epoch": range(losses.shape[-1])})
 
 
 if __name__ == "__main__":

@@ -1,14 +1,16 @@
 """Figure 2: training an MLP with only the part of each update that changes the weight Gram matrix.
 
-Claim: Gram whitening matches or beats plain training. Each data set is trained plainly, with the exact
-projection, and with the published approximation (ten Newton–Schulz steps, what the paper's figure shows).
+Claim: Gram whitening matches or beats plain training. Each data set is trained plainly, with the
+exact projection, and with the published approximation (ten Newton–Schulz steps, what the paper's
+figure shows).
 
     python src/experiment/whiten.py --datasets mnist
     python src/experiment/whiten.py --scale quick
 
-Results: results/SCALE/whiten/DATASET-METHOD-DIGEST.npz, one a learning rate, arrays as in whitening.AXES.
+Results: results/SCALE/whiten/DATASET-METHOD-lrRATE-DIGEST.npz, arrays as in AXES.
 """
 
+import functools
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,58 +18,178 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import cli
-import whitening
-from data import Images
-from models import MLP
+from core.gram import GramWhitening, weight_gram
+from lab import cli, runs, training
+from lab.data import Images
+from lab.models import MLP
+from lab.replicas import Replica, generators, make_optimizer
+from lab.results import Arrays
+from lab.runs import Run
+
+METHODS = ("plain", "exact", "newton_schulz")  # the last is the published approximation
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(cli.Common):
-    """Hyperparameters of Figure 2, the paper's."""
+class WhiteningConfig(cli.Common):
+    """What Figures 2 and 6 have in common."""
 
-    datasets: tuple[str, ...] = ("mnist", "svhn", "cifar10", "cifar100")
-    """mnist, svhn, cifar10, cifar100, digits, or paths of .npz files"""
-    methods: tuple[str, ...] = whitening.METHODS
-    """plain, exact, newton_schulz (the published approximation)"""
-    learning_rates: tuple[float, ...] = (0.1, 0.05, 0.01, 0.005)
-    """rates of SGD; 0.01 is plotted"""
-    newton_schulz_rates: tuple[float, ...] = (0.01,)
-    """rates for newton_schulz, the slowest method"""
+    datasets: tuple[str, ...]  # mnist, svhn, cifar10, cifar100, digits, or paths of .npz files
+    methods: tuple[str, ...] = cli.each(METHODS)  # plain, exact, newton_schulz
+    # rates of SGD for plain and exact; 0.01 is plotted
+    learning_rates: tuple[float, ...] = cli.each((0.1, 0.05, 0.01, 0.005))
+    # rates for newton_schulz, the slowest method
+    newton_schulz_rates: tuple[float, ...] = cli.each((0.01,))
+    # a seed draws initial weights and batch orders, the same for every method and rate
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    """a seed draws initial weights and batch orders, the same for every method and rate"""
-    epochs: int = 20
-    """passes over the training set"""
-    batch_size: int = 64
-    """samples a step"""
-    momentum: float = 0.85
-    """a comment in the published script says 0.8 for CIFAR-100 and 0.95 for the others; its code has 0.85"""
-    width: int = 256
-    """units of a hidden layer"""
-    depth: int = 2
-    """hidden layers"""
+    epochs: int = 20  # passes over the training set
+    batch_size: int = 64  # samples a step
+    momentum: float  # momentum of SGD
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        whitening.check(self)
-        cli.check(self, positive=("width", "depth"))
+        choices = {"methods": METHODS}
+        cli.check(self, zero=("seeds",), fractions=("momentum",), choices=choices)
+        cli.check_datasets(self.datasets)
 
 
-QUICK: dict[str, Any] = {"datasets": ("digits",), "learning_rates": (0.1, 0.01), "seeds": (0, 1, 2), "width": 64}
+@dataclass(frozen=True, kw_only=True)
+class Config(WhiteningConfig):
+    """Hyperparameters of Figure 2, the paper's."""
+
+    # mnist, svhn, cifar10, cifar100, digits, or paths of .npz files
+    datasets: tuple[str, ...] = cli.each(("mnist", "svhn", "cifar10", "cifar100"))
+    # momentum of SGD; a comment in the published script says 0.8 for CIFAR-100 and 0.95 for the
+    # others; its code has 0.85
+    momentum: float = 0.85
+    width: int = 256  # units of a hidden layer
+    depth: int = 2  # hidden layers
 
 
-def build(config: Config, images: Images, generators: Sequence[torch.Generator]) -> nn.Module:
-    """MLP d–256×2–c, one replica a generator."""
-    inputs = images.x_train[0].numel()
-    return MLP((inputs, *[config.width] * config.depth, images.classes), generators)
+QUICK: dict[str, Any] = {
+    "datasets": ("digits",),
+    "learning_rates": (0.1, 0.01),
+    "seeds": (0, 1, 2),
+    "width": 64,
+}
+
+_EPOCH = ("seed", "epoch")
+AXES = {
+    "test_accuracy": _EPOCH,
+    "test_loss": _EPOCH,  # mean cross-entropy in nats
+    "singular_values": (*_EPOCH, "singular_value"),  # of the second layer's weight
+    # by the epoch's last step, zero before training; see GramProbe
+    "gram_change": _EPOCH,
+    "gram_error": _EPOCH,
+    **{name: (name,) for name in ("seed", "epoch")},
+}
+
+
+class GramProbe:
+    """Gram matrices of a weight in one step: G₁ before it, G₂ after it, G₂' after the projection.
+
+    `record` is the optimizer's hook at each of these three moments; it acts where `active` is set.
+    """
+
+    def __init__(self, weight: nn.Parameter) -> None:
+        self.weight = weight  # (R, m, d), or (R, m, c, k, k) with kernels as rows
+        self.active = False
+        self.grams: list[Tensor] = []  # (R, d, d) float64
+
+    def record(self, *_: Any) -> None:
+        if self.active:
+            weight = self.weight.detach().double()
+            self.grams.append(weight_gram(weight, kernel_axes=weight.ndim - 3))
+
+    def measures(self) -> dict[str, Tensor]:
+        """Relative Frobenius norms (R,), zero where nothing was recorded.
+
+        gram_change: ‖G₂ − G₁‖ / ‖G₁‖, by the optimizer's own step.
+        gram_error: ‖G₂' − G₂‖ / ‖G₂‖, by the projection, which should leave G₂ as it is.
+        """
+        if not self.grams:
+            zero = torch.zeros(len(self.weight), dtype=torch.float64)
+            return {"gram_change": zero, "gram_error": zero}
+        before, after, projected = self.grams
+        norm = torch.linalg.matrix_norm
+        return {
+            "gram_change": norm(after - before) / norm(before),
+            "gram_error": norm(projected - after) / norm(after),
+        }
+
+
+def train(
+    config: WhiteningConfig,
+    images: Images,
+    method: str,
+    model: nn.Module,
+    replicas: Sequence[Replica],
+) -> Arrays:
+    """Train a model by one method and measure it at every epoch; name -> (R, epoch, …)."""
+    optimizer = make_optimizer(
+        torch.optim.SGD, model, replicas, momentum=config.momentum, fused=True
+    )
+    second = list(model.parameters())[2]  # the second layer's weight, after a weight and a bias
+    probe = GramProbe(second)
+    optimizer.register_step_pre_hook(probe.record)
+    optimizer.register_step_post_hook(probe.record)
+    if method != "plain":
+        GramWhitening(optimizer, method, batch_dims=1)  # hooks run in the order of registration
+    optimizer.register_step_post_hook(probe.record)
+    steps = -(-len(images.x_train) // config.batch_size)
+    orders = generators(replicas, "order")
+    description = f"{images.name} {method} lr {replicas[0].options['lr']} seed {replicas[0].seed}"
+    with training.Epochs(config.epochs, model, description) as epochs:
+        for epoch in epochs:  # 0: before training
+            if epoch > 0:
+                probe.grams.clear()
+                batches = training.shuffled_batches(images, config.batch_size, orders)
+                for step, (x, y) in enumerate(batches, start=1):
+                    training.cross_entropy(model(x), y).backward()
+                    probe.active = step == steps
+                    optimizer.step()
+                    optimizer.zero_grad()
+            scores = training.evaluate(model, images, "test")
+            spectrum = torch.linalg.svdvals(second.detach().flatten(2))
+            epochs.record(scores | {"singular_values": spectrum} | probe.measures())
+    return epochs.arrays
+
+
+def run(config: Config, dataset: str, method: str, replicas: Sequence[Replica]) -> Arrays:
+    """Train replicas of the MLP as one batch by one method; name -> (R, epoch, …)."""
+    images = cli.load_images(config, dataset)
+    widths = (images.x_train[0].numel(), *[config.width] * config.depth, images.classes)
+    model = MLP(widths, generators(replicas, "weights")).to(config.resolved_device)
+    return train(config, images, method, model, replicas)
+
+
+def plan(config: WhiteningConfig, experiment: str, images: Images, method: str) -> list[Run]:
+    """The results of one data set and method, one a rate."""
+    rates = config.newton_schulz_rates if method == "newton_schulz" else config.learning_rates
+    planned = []
+    for rate in rates:
+        name = f"{images.name}-{method}-lr{rate!r}"
+        settings = {"dataset": images.name, "method": method, "learning_rate": rate}
+        settings |= config.hyperparameters()
+        replicas = tuple(Replica(seed, {"lr": rate}) for seed in config.seeds)
+        planned.append(Run(config, experiment, name, settings, images, AXES, replicas))
+    return planned
 
 
 def main() -> None:
-    whitening.execute(build, cli.parse(Config, QUICK, description=__doc__), "whiten")
+    config = cli.parse(Config, QUICK, __doc__)
+    cli.prepare(config)
+    for dataset in config.datasets:
+        images = cli.load_images(config, dataset)
+        for method in config.methods:
+            planned = plan(config, "whiten", images, method)
+            compute = functools.partial(run, config, dataset, method)
+            for result, arrays in runs.train(compute, planned):
+                points = {"seed": config.seeds, "epoch": range(config.epochs + 1)}
+                result.save(arrays | points)
 
 
 if __name__ == "__main__":

@@ -5,67 +5,74 @@ Claim: Gram whitening matches or beats plain training. Kernels count as rows of 
     python src/experiment/whiten_cnn.py --datasets cifar10
     python src/experiment/whiten_cnn.py --scale quick
 
-Results: results/SCALE/whiten_cnn/DATASET-METHOD-DIGEST.npz, one a learning rate, arrays as in whitening.AXES.
+Results: results/SCALE/whiten_cnn/DATASET-METHOD-lrRATE-DIGEST.npz, arrays as in whiten.AXES.
 """
 
+import functools
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import cli
-import whitening
-from data import Images
-from models import CNN
+from experiment import whiten
+from lab import cli, runs
+from lab.data import Images
+from lab.errors import DataError
+from lab.models import CNN
+from lab.replicas import Replica, generators
+from lab.results import Arrays
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(cli.Common):
+class Config(whiten.WhiteningConfig):
     """Hyperparameters of Figure 6, the paper's."""
 
-    datasets: tuple[str, ...] = ("svhn", "cifar10", "cifar100")
-    """mnist, svhn, cifar10, cifar100, digits, or paths of .npz files"""
-    methods: tuple[str, ...] = whitening.METHODS
-    """plain, exact, newton_schulz (the published approximation)"""
-    learning_rates: tuple[float, ...] = (0.1, 0.05, 0.01, 0.005)
-    """rates of SGD; 0.01 is plotted"""
-    newton_schulz_rates: tuple[float, ...] = (0.01,)
-    """rates for newton_schulz, the slowest method"""
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    """a seed draws initial weights and batch orders, the same for every method and rate"""
-    epochs: int = 20
-    """passes over the training set"""
-    batch_size: int = 64
-    """samples a step"""
-    momentum: float = 0.95
-    """momentum of SGD"""
-    channels: int = 16
-    """channels of a convolution"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        whitening.check(self)
-        cli.check(self, positive=("channels",))
+    # mnist, svhn, cifar10, cifar100, digits, or paths of .npz files
+    datasets: tuple[str, ...] = cli.each(("svhn", "cifar10", "cifar100"))
+    momentum: float = 0.95  # momentum of SGD
+    channels: int = 16  # channels of a convolution
 
 
-QUICK: dict[str, Any] = {"datasets": ("digits",), "learning_rates": (0.01,), "seeds": (0, 1, 2)}
+QUICK: dict[str, Any] = {
+    "datasets": ("digits",),
+    "learning_rates": (0.01,),
+    "seeds": (0, 1, 2),
+}
+
+AXES = whiten.AXES  # the same arrays
 
 
-def build(config: Config, images: Images, generators: Sequence[torch.Generator]) -> nn.Module:
-    """Three convolutions and a linear layer, one replica a generator."""
+def check_shape(images: Images) -> None:
+    """Raise DataError unless the samples are images that can be pooled twice."""
     if len(images.shape) != 3 or min(images.shape[1:]) < 4:
-        raise cli.ConfigError(f"{images.name}: a CNN needs images of 4×4 pixels or more, not samples of {images.shape}")
-    return CNN(images.shape, config.channels, images.classes, generators)
+        needed = "a CNN needs images of 4×4 pixels or more"
+        raise DataError(f"{images.name}: {needed}, not samples of {images.shape}")
+
+
+def run(config: Config, dataset: str, method: str, replicas: Sequence[Replica]) -> Arrays:
+    """Train replicas of the CNN as one batch by one method; name -> (R, epoch, …)."""
+    images = cli.load_images(config, dataset)
+    weights = generators(replicas, "weights")
+    model = CNN(images.shape, config.channels, images.classes, weights)
+    return whiten.train(config, images, method, model.to(config.resolved_device), replicas)
 
 
 def main() -> None:
-    whitening.execute(build, cli.parse(Config, QUICK, description=__doc__), "whiten_cnn")
+    config = cli.parse(Config, QUICK, __doc__)
+    cli.prepare(config)
+    for dataset in config.datasets:  # before any work
+        check_shape(cli.load_images(config, dataset))
+    for dataset in config.datasets:
+        images = cli.load_images(config, dataset)
+        for method in config.methods:
+            planned = whiten.plan(config, "whiten_cnn", images, method)
+            compute = functools.partial(run, config, dataset, method)
+            for result, arrays in runs.train(compute, planned):
+                points = {"seed": config.seeds, "epoch": range(config.epochs + 1)}
+                result.save(arrays | points)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""The experiments: one script each, read from top to bottom."""

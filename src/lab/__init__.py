@@ -1,0 +1,1 @@
+"""What the experiments share: data, models, training, results, the command line."""

@@ -1,0 +1,173 @@
+"""What every experiment script has in common: shared flags, the command line, one-line errors."""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, TypeVar
+
+import torch
+import tyro
+
+from lab import data, results
+from lab.errors import ConfigError, UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+Scale = Literal["paper", "quick"]
+T = TypeVar("T", bound="Common")
+
+
+def each(values: tuple[Any, ...]) -> Any:
+    """The default of a field with one result file for each of its values."""
+    return dataclasses.field(default=values, metadata={"each": True})
+
+
+def added(default: Any, earlier: Any) -> Any:
+    """The default of a field added after results were made; `earlier` is what it was in those.
+
+    A result made at that value keeps the name that it had before, and results without the field are
+    found by it. `earlier` stays when the default changes.
+    """
+    return dataclasses.field(default=default, metadata={"earlier": earlier})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """Where and how to run; none of these changes a number in the results."""
+
+    # paper: the paper's settings; quick: the same figure in minutes on two CPU cores, without a
+    # network
+    scale: Scale = "paper"
+    data: Path = ROOT / "data"  # folder of torchvision's data sets, downloaded into it on first use
+    results: Path = ROOT / "results"  # folder of the results
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto takes the GPU where there is one
+    # processes on the CPU, each training one replica at a time with one thread; None: one a core.
+    # On a GPU all replicas are trained as one batch by one process
+    jobs: int | None = None
+    overwrite: bool = False  # run again what is already there
+
+    def __post_init__(self) -> None:
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ConfigError("device cuda: PyTorch finds no GPU here; take --device cpu or auto")
+
+    @property
+    def resolved_device(self) -> str:
+        if self.device != "auto":
+            return self.device
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
+    def hyperparameters(self) -> dict[str, Any]:
+        """Every field that shapes the numbers of each of the configuration's results."""
+        common = {field.name for field in dataclasses.fields(Common)}
+        own = (field for field in dataclasses.fields(self) if field.name not in common)
+        return {f.name: getattr(self, f.name) for f in own if not f.metadata.get("each")}
+
+    @property
+    def earlier(self) -> dict[str, Any]:
+        """Field added later -> its value in the results that were made before; see `added`."""
+        fields = dataclasses.fields(self)
+        return {f.name: f.metadata["earlier"] for f in fields if "earlier" in f.metadata}
+
+
+def check(
+    config: Any,
+    *,
+    zero: Sequence[str] = (),
+    fractions: Sequence[str] = (),
+    choices: Mapping[str, Sequence[str]] | None = None,
+    empty: Sequence[str] = (),
+) -> None:
+    """Raise ConfigError where a field's value cannot be.
+
+    Numbers, alone or in a tuple, must be above zero; tuples must not be empty or repeat a value.
+    The exceptions are listed.
+
+    Args:
+        config: a configuration.
+        zero: fields that may be zero.
+        fractions: fields that must be in [0, 1).
+        choices: tuple field -> values that it may hold.
+        empty: tuple fields that may be empty.
+    """
+    for field in dataclasses.fields(config):
+        name, value = field.name, getattr(config, field.name)
+        is_empty = value == () and name not in empty
+        if is_empty or (isinstance(value, tuple) and len(set(value)) < len(value)):
+            raise ConfigError(f"{name} must name one or more different values, not {value}")
+        for number in _numbers(value):
+            if name in fractions:
+                if not 0 <= number < 1:
+                    raise ConfigError(f"{name} must be in [0, 1), not {number}")
+            elif not 0 <= number < float("inf") or (number == 0 and name not in zero):
+                least = "zero or above" if name in zero else "above zero"
+                raise ConfigError(f"{name} must be {least}, not {number}")
+    for name, allowed in (choices or {}).items():
+        for value in getattr(config, name):
+            if value not in allowed:
+                raise ConfigError(f"{name}: unknown {value!r}, one of {', '.join(allowed)}")
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    for entry in value if isinstance(value, tuple) else (value,):
+        if isinstance(entry, int | float) and not isinstance(entry, bool):
+            yield entry
+
+
+def preset(script: ModuleType, scale: Scale = "paper", **changes: Any) -> Any:
+    """A script's configuration at a scale, with some fields changed."""
+    quick = script.QUICK if scale == "quick" else {}
+    return script.Config(**{"scale": scale, **quick, **changes})
+
+
+@dataclass(frozen=True)
+class _Scale:
+    scale: Scale = "paper"
+
+
+def parse(
+    kind: type[T],
+    quick: Mapping[str, Any],
+    description: str | None = None,
+    argv: Sequence[str] | None = None,
+) -> T:
+    """The configuration that the command line asks for; `quick`: the defaults of --scale quick."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    chosen, _ = tyro.cli(_Scale, args=arguments, return_unknown_args=True, add_help=False)
+    default = kind(scale=chosen.scale, **(quick if chosen.scale == "quick" else {}))
+    return tyro.cli(kind, default=default, args=arguments, description=description)
+
+
+def check_datasets(names: Sequence[str]) -> None:
+    """Raise unless every name is a data set's and no two results would share a name."""
+    for name in names:
+        data.check_name(name)
+    labels = [data.label(name) for name in names]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise ConfigError(f"datasets: two are named {label}, as their results: rename one file")
+
+
+def prepare(config: Any) -> None:
+    """Find out, before any work, whether every data set can be had and results can be written."""
+    results.check_writable(config.results)
+    for dataset in config.datasets:
+        load_images(config, dataset)
+
+
+def load_images(config: Common, dataset: str) -> data.Images:
+    """A data set on the configuration's device."""
+    return data.load_images(dataset, config.data, config.resolved_device)
+
+
+def run(main: Callable[[], None]) -> None:
+    """Call a script's main; an error of the user's is one line and exit status 2."""
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the replicas that are done", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,77 @@
+"""Measures of every hidden layer of replicated MLPs, in one pass over a split."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from core.linearity import moments_surrogate, report, response_norm
+from core.moments import FeatureMoments
+from lab.data import Images
+from lab.models import MLP
+from lab.training import score, whole_batches
+
+
+@torch.no_grad()
+def one_pass(
+    model: MLP, images: Images, split: str, labels: Tensor | None = None
+) -> list[tuple[list[FeatureMoments], dict[str, Tensor]]]:
+    """Moments of the hidden features, accuracy and loss, under each of K labellings.
+
+    Args:
+        model: R replicas.
+        images: the data.
+        split: "train" or "test".
+        labels: (K, R, N); by default one labelling, the data's.
+
+    Returns:
+        for each labelling the moments of every hidden layer, with leading axis R, and accuracy and
+        loss (mean cross-entropy in nats), (R,) each.
+    """
+    weights = [layer.weight for layer in model.layers]
+    replicas, y = len(weights[0]), images.split(split)[1]
+    labels = y.expand(1, replicas, -1) if labels is None else labels
+    moments = [FeatureMoments() for _ in weights[1:]]
+    total = torch.zeros(len(labels), 2, replicas, dtype=torch.float64, device=y.device)
+    start = 0
+    for x, _ in whole_batches(images, split, replicas, weights[0].dtype):
+        part = labels[..., start : start + x.shape[1]]  # (K, R, B)
+        start += x.shape[1]
+        hidden = model.hidden(x)
+        logits = model.layers[-1](hidden[-1])  # (R, B, c)
+        total += torch.stack([torch.stack(score(logits, labelling)) for labelling in part])
+        # all labellings side by side: their sums are one matrix product
+        # (R, B, K·c)
+        targets = functional.one_hot(part, images.classes).permute(1, 2, 0, 3).flatten(2)
+        for sums, h in zip(moments, hidden, strict=True):
+            sums.update(h, targets.double())
+    labellings = []
+    for k, (accuracy, loss) in enumerate(total / len(y)):
+        columns = slice(k * images.classes, (k + 1) * images.classes)
+        scores = {"accuracy": accuracy, "loss": loss}
+        labellings.append(([sums.columns(columns) for sums in moments], scores))
+    return labellings
+
+
+def linearity(moments: Sequence[FeatureMoments]) -> dict[str, Tensor]:
+    """tl, rank and chance level of every hidden layer, (R, layer) float64."""
+    reports = [report(sums) for sums in moments]
+    names = {"tl": "value", "rank": "rank", "chance": "chance"}
+    return {
+        name: torch.stack([getattr(layer, key) for layer in reports], -1).double()
+        for name, key in names.items()
+    }
+
+
+def responses(moments: Sequence[FeatureMoments], weights: Sequence[Tensor]) -> dict[str, Tensor]:
+    """surrogate and ‖Z‖² = ‖H Wᵀ‖² of every hidden layer, (R, layer) float64.
+
+    weights: W (R, m, d) of the layer after each hidden one.
+    """
+    pairs = list(zip(moments, weights, strict=True))
+    measures = {"surrogate": moments_surrogate, "response_norm": response_norm}
+    return {
+        name: torch.stack([measure(*pair) for pair in pairs], -1)
+        for name, measure in measures.items()
+    }

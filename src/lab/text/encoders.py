@@ -1,0 +1,198 @@
+"""From text to a model of transformers: tokens, batches, encoders with a head.
+
+tokenizer = load_tokenizer("bert-base-uncased")
+rows = encode(texts.task, texts.train, tokenizer, max_length=128)
+batch = collator(texts.task, tokenizer)([rows[i] for i in range(32)])
+model = build("bert-base-uncased", texts.labels, texts.task.tagged, seed=0)
+"""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    DataCollatorForTokenClassification,
+    DataCollatorWithPadding,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging
+from transformers.utils.hub import is_offline_mode
+
+from lab import data
+from lab.errors import ConfigError, DataError
+from lab.replicas import generator
+from lab.text.tasks import Task, first_line
+
+IGNORED = -100  # label of a token that has none, as in torch's cross-entropy
+
+
+def quiet() -> None:
+    """Silence the libraries: what they warn of is checked here, and scripts show their progress."""
+    import huggingface_hub.utils.logging as hub_logging
+
+    hub_logging.set_verbosity_error()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    datasets.utils.logging.set_verbosity_error()
+    datasets.disable_progress_bars()
+
+
+def unavailable(model: str, error: Exception) -> DataError:
+    """The error of a model that cannot be loaded, in one line."""
+    remedy = "give a folder with config.json, weights and tokenizer.json"
+    if not Path(model).is_dir():
+        offline = " (HF_HUB_OFFLINE is set)" if is_offline_mode() else ""
+        remedy = f"a network is needed once{offline} and a name that the hub knows, or {remedy}"
+    return DataError(f"model {model} cannot be loaded ({first_line(error)}): {remedy}")
+
+
+def load_tokenizer(
+    model: str, revision: str = "main", max_length: int = 0
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model on the hub or in a folder.
+
+    Raises:
+        DataError: there is none.
+        ConfigError: max_length is more than the model takes.
+    """
+    try:
+        # a space before a word tells a byte-level tokenizer that a word begins; others ignore it
+        tokenizer = AutoTokenizer.from_pretrained(model, revision=revision, add_prefix_space=True)
+    except Exception as error:  # transformers raises nearly anything on a foreign folder
+        raise unavailable(model, error) from error
+    # of a folder without its files transformers makes a tokenizer without words
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise unavailable(model, FileNotFoundError("no tokenizer.json"))
+    if tokenizer.pad_token is None:
+        problem = f"the tokenizer of {model} has no padding token"
+        raise DataError(f"{problem}: take an encoder, such as BERT")
+    if max_length > tokenizer.model_max_length:
+        most = tokenizer.model_max_length
+        raise ConfigError(f"max_length must be at most {most}, not {max_length}")
+    return tokenizer
+
+
+def encode(
+    task: Task, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> Dataset:
+    """Rows as a model takes them, in order, without padding.
+
+    Columns: the tokenizer's inputs; labels, one class, or for tagged words a label for each token,
+    see `first_sub_tokens`; length, in tokens. Words beyond max_length, and words that the tokenizer
+    drops, have no token.
+
+    Raises:
+        DataError: tagged words, and a tokenizer that cannot map tokens back to words.
+    """
+    if task.tagged and not tokenizer.is_fast:
+        problem = "the model's tokenizer is not a fast one, which maps tokens to words"
+        raise DataError(f"{task.name}: {problem}: take another")
+    columns = [list(rows[column]) for column in task.columns]
+    coded = tokenizer(
+        *columns, truncation=True, max_length=max_length, is_split_into_words=task.tagged
+    )
+    labels = list(rows[task.label])
+    if task.tagged:
+        labels = [first_sub_tokens(coded.word_ids(i), tags) for i, tags in enumerate(labels)]
+    inputs = {name: coded[name] for name in tokenizer.model_input_names if name in coded}
+    lengths = [len(ids) for ids in coded["input_ids"]]
+    return Dataset.from_dict({**inputs, "labels": labels, "length": lengths})
+
+
+def first_sub_tokens(word_ids: Sequence[int | None], labels: Sequence[int]) -> list[int]:
+    """A label for each token: its word's on the word's first sub-token, IGNORED elsewhere."""
+    before = [None, *word_ids[:-1]]
+    return [
+        IGNORED if word is None or word == last else labels[word]
+        for word, last in zip(word_ids, before, strict=True)
+    ]
+
+
+def collator(task: Task, tokenizer: PreTrainedTokenizerBase, multiple: int | None = None) -> Any:
+    """Joins rows of `encode` to a batch, padded to its longest row or to the next multiple."""
+    kind = DataCollatorForTokenClassification if task.tagged else DataCollatorWithPadding
+    return kind(tokenizer, pad_to_multiple_of=multiple)
+
+
+def labelled_tokens(labels: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The tokens of a batch whose features are measured, and their classes.
+
+    Args:
+        labels: (B,) of sentences, or (B, T) of tokens.
+        attention_mask: (B, T), from the tokenizer.
+
+    Returns:
+        mask (B, T): a sentence's first token that is not padding, or the first sub-token of each
+        tagged word; classes (N,) of the N tokens in the mask, row by row.
+    """
+    if labels.ndim == 2:
+        return labels != IGNORED, labels[labels != IGNORED]
+    return (attention_mask.cumsum(1) == 1) & (attention_mask == 1), labels
+
+
+def build(
+    model: str,
+    labels: Sequence[str],
+    tagged: bool,
+    seed: int,
+    revision: str = "main",
+    trained: bool = True,
+) -> PreTrainedModel:
+    """An encoder with a head that classifies sentences or tokens; float32, on the CPU.
+
+    Args:
+        model: a name on the hub, or a folder.
+        labels: names of the classes.
+        tagged: classify each token.
+        seed: draws what is not loaded: the head, or all weights where `trained` is false.
+        revision: of the model on the hub.
+        trained: load the pre-trained weights.
+
+    Raises:
+        DataError: the model cannot be had, or is no encoder.
+    """
+    kind = AutoModelForTokenClassification if tagged else AutoModelForSequenceClassification
+    names = dict(enumerate(labels))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator(seed, "weights").initial_seed())
+        try:
+            shape = AutoConfig.from_pretrained(model, revision=revision)
+            shape.id2label, shape.label2id = names, {name: i for i, name in names.items()}
+            if not trained:
+                return kind.from_config(shape, dtype=torch.float32)
+            loaded, info = kind.from_pretrained(
+                model,
+                config=shape,
+                revision=revision,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,  # a head for other classes is drawn anew
+                output_loading_info=True,
+            )
+        except Exception as error:  # transformers raises nearly anything on a foreign folder
+            raise unavailable(model, error) from error
+    prefix = f"{loaded.base_model_prefix}."
+    missing = sorted(
+        key for key in info["missing_keys"] if key.startswith(prefix) and "pooler" not in key
+    )
+    if missing or shape.is_encoder_decoder:
+        reason = f"lacks {missing[0]}" if missing else "has a decoder"
+        problem = f"model {model} is no pre-trained encoder, it {reason}"
+        raise DataError(f"{problem}: take one such as BERT")
+    return loaded
+
+
+@functools.lru_cache(maxsize=2)
+def fingerprint(model: str, revision: str = "main") -> str:
+    """First 16 hexadecimal digits of the SHA-256 of a pre-trained encoder's weights."""
+    weights = build(model, ("0", "1"), True, 0, revision).base_model.state_dict()
+    return data.fingerprint(*weights.values())

@@ -1,0 +1,71 @@
+"""The results that a figure or a claim is about, and numbers with their spread."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from lab import cli, results
+from lab.results import Result, plain
+
+
+def experiment(name: str) -> ModuleType:
+    """A script of src/experiment as a module."""
+    return import_module(f"experiment.{name}")
+
+
+def lookup(
+    script: ModuleType, root: Path, scale: str, without: Sequence[str] = (), **changes: Any
+) -> list[Result]:
+    """The results that a script makes by default at a scale, sorted by name.
+
+    Args:
+        script: of src/experiment.
+        root: folder of the results.
+        scale: "paper" or "quick".
+        without: settings that may have any value.
+        changes: settings that are not the script's default.
+
+    Raises:
+        ResultError: of one name there are several, which differ in `without`.
+    """
+    wanted, earlier = _wanted(script, scale, changes)
+    wanted = {name: value for name, value in wanted.items() if name not in without}
+    return results.find(root, scale, _name(script), wanted, earlier)
+
+
+def explain_missing(
+    script: ModuleType, root: Path, scale: str, command: str, **changes: Any
+) -> str:
+    """What to say where `lookup` finds nothing: how to make results, and what others there are."""
+    lines = [f"no results at {scale} scale: {command}{' --scale quick' * (scale == 'quick')}"]
+    wanted = plain(_wanted(script, scale, changes)[0])
+    for path in sorted((root / scale / _name(script)).glob("*.npz")):
+        config = results.read(path).config
+        unlike = (k for k in wanted if k in config and config[k] != wanted[k])
+        lines.append(f"{path.name} is there, with {', '.join(f'{k} {config[k]}' for k in unlike)}")
+    return "\n".join(lines)
+
+
+def _wanted(
+    script: ModuleType, scale: str, changes: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings of the script's results with some changed, and `earlier` of the configuration."""
+    fields = {field.name for field in dataclasses.fields(script.Config)}
+    changed = {name: value for name, value in changes.items() if name in fields}
+    config = cli.preset(script, scale, **changed)
+    return config.hyperparameters() | changes, config.earlier
+
+
+def _name(script: ModuleType) -> str:
+    return script.__name__.rpartition(".")[2]
+
+
+def mean_spread(values: np.ndarray, digits: int = 2) -> str:
+    """ "mean ± 2 standard deviations" over seeds."""
+    spread = f" ± {2 * values.std(ddof=1):.{digits}f}" if len(values) > 1 else ""
+    return f"{values.mean():.{digits}f}{spread}"

@@ -1,0 +1,152 @@
+"""The paper's figures, and ours: which scripts and notebook make each, and what you should see."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lab import results
+from report.lookup import experiment, lookup
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a figure is made."""
+
+    title: str  # what it shows
+    scripts: tuple[str, ...]  # of src/experiment, in order
+    notebook: str  # that draws it
+    see: str  # what you should see
+    options: Mapping[str, Any] = field(default_factory=dict)  # settings of the scripts
+    quick: Mapping[str, Any] = field(default_factory=dict)  # more of them at quick scale
+    picture: str = ""  # name of its file, where that is not figureN
+
+    def settings(self, scale: str) -> dict[str, Any]:
+        """What its scripts are told beyond their defaults at a scale."""
+        return {**self.options, **(self.quick if scale == "quick" else {})}
+
+
+def flags(settings: Mapping[str, Any]) -> list[str]:
+    """Settings as words of a command line."""
+    pairs = ((f"--{name.replace('_', '-')}", str(value)) for name, value in settings.items())
+    return [word for pair in pairs for word in pair]
+
+
+_VAE = ("vae_train", "vae_target_linearity")
+RECIPES = {
+    "1": Recipe(
+        "Swiss roll",
+        ("swissroll",),
+        "swissroll",
+        "a spiral that straightens along its colour, for most seeds",
+    ),
+    "2": Recipe(
+        "Gram whitening, MLP",
+        ("whiten",),
+        "whitening_plot",
+        "test accuracy by epoch, plain and whitened, close together",
+    ),
+    "4": Recipe(
+        "TL and surrogate, SGD",
+        ("target_linearity",),
+        "metrics_plot",
+        "both rise, deeper layers higher",
+        {"optimizer": "sgd"},
+    ),
+    "5": Recipe(
+        "interpolation in VAEs",
+        _VAE,
+        "vae_interpolation",
+        "images that turn into each other, sharper for smaller β",
+    ),
+    "6": Recipe(
+        "Gram whitening, CNN",
+        ("whiten_cnn",),
+        "whitening_plot",
+        "the same as Figure 2 for a CNN",
+    ),
+    "8": Recipe(
+        "staircase function",
+        ("staircase",),
+        "staircase",
+        "distances of target, output and ridge fit, by width",
+    ),
+    "9": Recipe(
+        "TL and surrogate, Adam",
+        ("target_linearity",),
+        "metrics_plot",
+        "the same as Figure 4, sooner",
+        {"optimizer": "adam"},
+        {"learning_rate": 0.002},
+    ),
+    "10": Recipe("TL in VAEs", _VAE, "vae_plot", "TL by epoch, lower for larger β"),
+    "11": Recipe(
+        "TL in BERT",
+        ("bert_train", "bert_target_linearity"),
+        "bert_plot",
+        "TL by layer: flat when initialised, falling at the end when pre-trained, rising after "
+        "fine-tuning",
+    ),
+    "12": Recipe(
+        "random labels",
+        ("random_label",),
+        "random_label_plot",
+        "TL lower as more labels are random; against the true labels its order by depth turns "
+        "around",
+    ),
+    "13": Recipe(
+        "grokking",
+        ("grokking",),
+        "grokking_plot",
+        "test accuracy that rises long after training accuracy, and TL by layer",
+    ),
+    "gram": Recipe(
+        "does the Gram learn the Virtual Covariance? (ours)",
+        ("gram_virtual_covariance",),
+        "gram_virtual_covariance",
+        "a difference that falls in proportion to the rate: slope one",
+        picture="gram_virtual_covariance",
+    ),
+    "collapse": Recipe(
+        "does Target Linearity subsume Neural Collapse? (ours)",
+        ("neural_collapse",),
+        "neural_collapse",
+        "NC1 that falls as TL rises, every point on or above the curve that NC1 implies",
+        picture="neural_collapse",
+    ),
+    "formulas": Recipe(
+        "the published formulas beside the exact ones (ours)",
+        ("published_formulas",),
+        "published_formulas",
+        "published TL that leaves [0, 1] where features are nearly dependent",
+        picture="published_formulas",
+    ),
+}
+
+
+def figures_table(root: Path, scale: str) -> str:
+    """Markdown: figure, command, notebook, what its results took, and what you should see."""
+    lines = [
+        "| figure | command | notebook | took | what you should see |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for figure, recipe in RECIPES.items():
+        words = " ".join(["", *flags(recipe.options)])
+        commands = [f"`python src/experiment/{script}.py{words}`" for script in recipe.scripts]
+        minutes: dict[str, float] = {}
+        for name in recipe.scripts:
+            for run in _shown(name, root, scale, recipe):
+                minutes[run.label] = minutes.get(run.label, 0) + run.meta["seconds"] / 60
+        took = ", ".join(f"{label} {total:.0f} min" for label, total in minutes.items())
+        cells = (f"{figure}: {recipe.title}", ", ".join(commands), f"{recipe.notebook}.ipynb")
+        lines.append(f"| {' | '.join((*cells, took or 'not run here', recipe.see))} |")
+    return "\n".join(lines) + "\n"
+
+
+def _shown(name: str, root: Path, scale: str, recipe: Recipe) -> list[results.Result]:
+    without = ANY_ENCODER if name.startswith("bert") else ()
+    return lookup(experiment(name), root, scale, without, **recipe.settings(scale))
+
+
+# Figure 11 is drawn of whatever encoder was run, of each task with its own seeds
+ANY_ENCODER = ("model", "seeds")

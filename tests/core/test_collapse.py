@@ -1,0 +1,170 @@
+"""Neural Collapse against naive loops and planted simplexes, and its tie to Target Linearity."""
+
+import itertools
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+
+from cases import gather
+from core.collapse import class_means, collapse, nearest_mean_disagreement
+from core.linearity import report
+from core.moments import FeatureMoments
+
+CASES = {  # samples of each class, features
+    "balanced": ([30, 30, 30, 30], 12),
+    "unbalanced": ([5, 40, 17], 6),
+    "two classes": ([20, 31], 3),
+    "more classes than features": ([9] * 8, 5),
+}
+
+
+def clusters(counts: list[int], d: int, noise: float = 1.0, seed: int = 0):
+    """Features about random class means far from zero, in random order, and their classes."""
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.repeat(np.arange(len(counts)), counts))
+    means = 3 + rng.normal(size=(len(counts), d))
+    return means[labels] + noise * rng.normal(size=(len(labels), d)), labels
+
+
+def gathered(features: np.ndarray, labels: np.ndarray) -> FeatureMoments:
+    return gather(torch.from_numpy(features), torch.from_numpy(labels), 11)
+
+
+def simplex(classes: int, d: int, seed: int = 0) -> np.ndarray:
+    """Vertices of a regular simplex about zero, turned at random: (classes, d)."""
+    turn = np.linalg.qr(np.random.default_rng(seed).normal(size=(d, classes)))[0]
+    return (np.eye(classes) - 1 / classes) @ turn.T
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_equals_a_loop_over_samples_and_pairs(case):
+    features, labels = clusters(*CASES[case])
+    classes, n = len(CASES[case][0]), len(labels)
+    means = np.array([features[labels == k].mean(0) for k in range(classes)])
+    within, between = np.zeros((features.shape[1],) * 2), np.zeros((features.shape[1],) * 2)
+    for h, k in zip(features, labels, strict=True):
+        within += np.outer(h - means[k], h - means[k]) / n
+        between += np.outer(means[k] - features.mean(0), means[k] - features.mean(0)) / n
+    centred = means - means.mean(0)
+    norms = np.array([np.sqrt((row**2).sum()) for row in centred])
+    angles = [
+        abs(centred[k] @ centred[j] / norms[k] / norms[j] + 1 / (classes - 1))
+        for k in range(classes)
+        for j in range(classes)
+        if j != k
+    ]
+    weight = np.random.default_rng(1).normal(size=(classes, features.shape[1]))
+    distance = ((weight / np.linalg.norm(weight) - centred / np.linalg.norm(centred)) ** 2).sum()
+
+    result = collapse(gathered(features, labels), torch.from_numpy(weight))
+    nc1 = np.trace(within @ np.linalg.pinv(between, rcond=1e-10)) / classes
+    assert result.nc1 == pytest.approx(nc1, rel=1e-8)
+    assert result.nc2_norm == pytest.approx(norms.std() / norms.mean(), rel=1e-10)
+    assert result.nc2_angle == pytest.approx(np.mean(angles), rel=1e-10)
+    assert result.nc3 == pytest.approx(distance, rel=1e-10)
+
+
+@pytest.mark.parametrize(("classes", "d"), [(2, 3), (4, 4), (10, 32)])
+def test_a_planted_simplex_is_full_collapse(classes, d):
+    vertices = simplex(classes, d)
+    labels = np.repeat(np.arange(classes), 7)
+    features = 5 + vertices[labels]
+    result = collapse(gathered(features, labels), torch.from_numpy(2.5 * vertices))
+    values = [result.nc1, result.nc2_norm, result.nc2_angle, result.nc3]
+    assert values == pytest.approx([0] * 4, abs=1e-10)
+
+
+def test_one_long_vertex_is_seen_by_nc2_and_nc3_alone():
+    vertices = simplex(5, 8)
+    longer = vertices * np.array([[2], [1], [1], [1], [1]])
+    labels = np.repeat(np.arange(5), 4)
+    result = collapse(gathered(longer[labels], labels), torch.from_numpy(vertices))
+    assert result.nc1 == pytest.approx(0, abs=1e-10)
+    assert result.nc2_norm > 0.1
+    assert result.nc3 > 0.01
+
+
+def test_a_classifier_turned_round_is_as_far_as_can_be():
+    vertices = simplex(4, 6)
+    labels = np.repeat(np.arange(4), 3)
+    result = collapse(gathered(vertices[labels], labels), torch.from_numpy(-vertices))
+    assert result.nc3 == pytest.approx(4)
+
+
+def scatters(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Σ_W and Σ_B by their definitions."""
+    means = np.array([features[labels == k].mean(0) for k in range(labels.max() + 1)])[labels]
+    return np.cov((features - means).T, bias=True), np.cov(means.T, bias=True)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_target_linearity_is_at_least_what_nc1_says(case):
+    for noise, seed in itertools.product((1e-3, 0.3, 3.0), range(3)):
+        features, labels = clusters(*CASES[case], noise, seed)
+        rng = np.random.default_rng(seed)
+        alike = rng.normal(size=(len(labels), 2)) @ rng.normal(size=(2, features.shape[1]))
+        features += noise * alike  # noise that differs between directions
+        moments = gathered(features, labels)
+        bound = collapse(moments).tl_bound
+        assert 0 < bound <= report(moments, intercept=True).value + 1e-12
+        if case == "balanced":
+            assert bound == pytest.approx(1 / (1 + 4 * collapse(moments).nc1 / 3), rel=1e-9)
+
+
+def test_means_in_fewer_dimensions_than_the_targets_bound_less():
+    features, labels = clusters(CASES["more classes than features"][0], 5, 1e-6)
+    # without noise the targets are linear in five of their seven dimensions
+    assert collapse(gathered(features, labels)).tl_bound == pytest.approx(5 / 7, abs=1e-6)
+
+
+@pytest.mark.parametrize("noise", [0.1, 2.0])
+def test_target_linearity_of_classes_of_one_size_is_pillais_trace(noise):
+    features, labels = clusters(*CASES["balanced"], noise)
+    within, between = scatters(features, labels)
+    roots = scipy.linalg.eigh(between, within + between, eigvals_only=True)
+    value = report(gathered(features, labels), intercept=True).value
+    assert value == pytest.approx(roots.sum() / 3, rel=1e-10)
+
+
+def test_the_bound_is_reached_where_noise_is_alike_in_all_directions_of_a_simplex():
+    vertices, noise = simplex(3, 3), 0.2 * np.sqrt(3) * np.concatenate([np.eye(3), -np.eye(3)])
+    labels = np.repeat(np.arange(3), 6)
+    # the same isotropic cloud about every vertex
+    features = vertices[labels] + np.tile(noise, (3, 1))
+    moments = gathered(features, labels)
+    assert report(moments).value == pytest.approx(collapse(moments).tl_bound, rel=1e-12)
+
+
+def test_targets_can_be_linear_without_collapse():
+    labels = np.repeat([0, 1], 50)
+    noise = np.random.default_rng(0).normal(size=100)
+    # the difference of the two features is the class
+    moments = gathered(np.stack([labels + noise, noise], axis=1), labels)
+    assert report(moments, intercept=True).value == pytest.approx(1, abs=1e-12)
+    assert collapse(moments).nc1 > 1
+
+
+def test_nearest_mean_disagreement_equals_a_loop():
+    features, labels = clusters([30, 30, 30], 4)
+    predicted = np.random.default_rng(2).integers(0, 3, len(labels))
+    means = np.array([features[labels == k].mean(0) for k in range(3)])
+    nearest = [np.argmin([((h - mean) ** 2).sum() for mean in means]) for h in features]
+    share = nearest_mean_disagreement(
+        torch.from_numpy(features),
+        torch.from_numpy(predicted),
+        class_means(gathered(features, labels)),
+    )
+    assert share == pytest.approx(np.mean(nearest != predicted))
+
+
+def test_classes_without_samples_and_targets_that_are_no_classes_are_refused():
+    features, labels = clusters([10, 10], 3)
+    with pytest.raises(ValueError, match="class 1 has no samples"):
+        collapse(gathered(features, 2 * labels))
+    batch = torch.from_numpy(np.stack([labels + 1, 2 * labels]))  # 0 is absent there, 1 here
+    with pytest.raises(ValueError, match="class 0 has no samples"):
+        collapse(gather(torch.from_numpy(features).expand(2, 20, 3), batch))
+    with pytest.raises(ValueError, match="of classes"):
+        collapse(gathered(features, features))

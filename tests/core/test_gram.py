@@ -1,0 +1,190 @@
+"""The Gram matrix, polar factors and Gram-preserving updates against SciPy in float64."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+
+from cases import draw
+from core.gram import (
+    cosine,
+    effective_rank,
+    gram_preserving_update,
+    newton_schulz,
+    polar_factor,
+    weight_gram,
+)
+from oracles import difference
+
+SHAPES = [(8, 5), (5, 8), (6, 6), (1, 7), (7, 1), (1, 1)]
+PRECISION = {torch.float32: 1e-5, torch.float64: 1e-12}
+
+
+def low_rank(m, n, rank):
+    return draw(m, rank) @ draw(rank, n, seed=1)
+
+
+def spectrum(values, m, n):
+    """A matrix with these singular values."""
+    left, _ = torch.linalg.qr(draw(m, len(values)))
+    right, _ = torch.linalg.qr(draw(n, len(values), seed=1))
+    return left * torch.tensor(values, dtype=torch.float64) @ right.mT
+
+
+def nearest(before, after):
+    """The matrix with the Gram of `after` that is nearest to `before`, by SciPy in float64."""
+    before, after = (w.double().numpy() for w in (before, after))
+    return scipy.linalg.orthogonal_procrustes(after.T, before.T)[0].T @ after
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (6, 4), (5, 3, 2, 2)])
+def test_weight_gram_sums_outer_products_of_rows(shape):
+    weight = draw(*shape)
+    expected = sum(np.outer(row, row) for row in weight.flatten(1).numpy())
+    assert difference(weight_gram(weight, kernel_axes=len(shape) - 2), expected) < 1e-14
+
+
+def test_weight_gram_of_replicas_is_one_matrix_each():
+    assert weight_gram(draw(3, 4, 6)).shape == (3, 6, 6)
+    assert weight_gram(draw(3, 4, 2, 5, 5), kernel_axes=2).shape == (3, 50, 50)
+
+
+@pytest.mark.parametrize(("shape", "kernel_axes"), [((3,), 0), ((4, 3, 3), 2)])
+def test_weight_gram_of_fewer_axes_is_an_error(shape, kernel_axes):
+    with pytest.raises(ValueError, match=f"{2 + kernel_axes} or more axes"):
+        weight_gram(torch.ones(shape), kernel_axes)
+
+
+def test_cosine_is_that_of_the_entries_as_one_vector():
+    a, b = draw(4, 6), draw(4, 6, seed=1)
+    expected = np.corrcoef(np.stack([a - a.mean(), b - b.mean()]).reshape(2, -1))[0, 1]
+    assert cosine(a - a.mean(), b - b.mean()) == pytest.approx(expected, rel=1e-12)
+    assert cosine(a, -3 * a) == pytest.approx(-1, rel=1e-14)
+    assert math.isnan(cosine(a, 0 * b))
+
+
+def test_effective_rank_is_the_exponential_entropy_of_the_eigenvalues():
+    weight = draw(5, 8)
+    eigenvalues = np.linalg.eigvalsh(weight_gram(weight))[-5:]
+    share = eigenvalues / eigenvalues.sum()
+    expected = np.exp(-(share * np.log(share)).sum())
+    assert effective_rank(weight) == pytest.approx(expected, rel=1e-10)
+    assert effective_rank(100 * weight.mT) == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize("rank", [1, 3, 5])
+def test_effective_rank_of_equal_eigenvalues_is_the_rank(rank):
+    assert effective_rank(spectrum([2.0] * rank, 5, 7)) == pytest.approx(rank, rel=1e-12)
+
+
+def test_effective_rank_of_zero_is_nan():
+    assert math.isnan(effective_rank(torch.zeros(3, 4)))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_polar_factor_equals_scipy_in_every_precision(shape):
+    side = "right" if shape[0] >= shape[1] else "left"
+    tolerances = {torch.float64: 1e-13, torch.float32: 1e-5, torch.float16: 2e-3}
+    for dtype, tolerance in (tolerances | {torch.bfloat16: 2e-2}).items():
+        matrix = spectrum(np.linspace(1, 3, min(shape)), *shape).to(dtype)
+        result = polar_factor(matrix)
+        assert result.dtype == dtype
+        expected, _ = scipy.linalg.polar(matrix.double().numpy(), side=side)
+        assert difference(result, expected) < tolerance
+
+
+@pytest.mark.parametrize("rank", [0, 1, 3])
+@pytest.mark.parametrize("shape", SHAPES[:3])
+def test_polar_factor_of_any_rank_is_orthonormal_and_attains_the_nuclear_norm(shape, rank):
+    matrix = low_rank(*shape, rank) if rank else torch.zeros(*shape, dtype=torch.float64)
+    result = polar_factor(matrix).numpy()
+    product = result.T @ result if shape[0] >= shape[1] else result @ result.T
+    np.testing.assert_allclose(product, np.eye(min(shape)), atol=1e-13)
+    nuclear = np.linalg.svd(matrix.numpy(), compute_uv=False).sum()
+    assert np.trace(result.T @ matrix.numpy()) == pytest.approx(nuclear, rel=1e-13, abs=1e-13)
+
+
+@pytest.mark.parametrize("shape", SHAPES[:3])
+def test_newton_schulz_step_is_the_published_polynomial(shape):
+    matrix = draw(*shape)
+    x = matrix.numpy() / np.sqrt((matrix.numpy() ** 2).sum())
+    expected = (15 * x - 10 * x @ x.T @ x + 3 * x @ x.T @ x @ x.T @ x) / 8
+    assert difference(newton_schulz(matrix, steps=1), expected) < 1e-14
+    assert difference(newton_schulz(matrix, steps=0), x) < 1e-14
+
+
+@pytest.mark.parametrize("shape", SHAPES[:3])
+def test_newton_schulz_converges_on_a_well_conditioned_matrix(shape):
+    for dtype, precision in PRECISION.items():
+        matrix = spectrum(np.linspace(1, 3, min(shape)), *shape).to(dtype)
+        assert difference(newton_schulz(matrix), polar_factor(matrix)) < precision
+
+
+@pytest.mark.parametrize(("small", "converged"), [(1e-2, True), (1e-3, False), (1e-5, False)])
+def test_newton_schulz_leaves_small_singular_values_short_of_one(small, converged):
+    matrix = spectrum([1.0, 0.9, small], 6, 6)
+    values = np.linalg.svd(newton_schulz(matrix).numpy(), compute_uv=False)
+    np.testing.assert_allclose(values[:2], 1, atol=1e-6)
+    assert (abs(values[2] - 1) < 1e-2) == converged
+    assert values[2] <= small * (15 / 8) ** 10
+    # which the exact factor does not
+    assert polar_factor(spectrum([1.0, 0.9, small], 6, 3)).square().sum() == pytest.approx(3)
+
+
+def test_newton_schulz_of_zero_is_zero():
+    assert not newton_schulz(torch.zeros(2, 4, 3)).any()
+
+
+UPDATES = {
+    "small step": lambda m, d: (draw(m, d), draw(m, d) + 0.01 * draw(m, d, seed=1)),
+    "unrelated": lambda m, d: (draw(m, d), draw(m, d, seed=1)),
+    "rank lost": lambda m, d: (draw(m, d), low_rank(m, d, 2)),
+    "from zero": lambda m, d: (torch.zeros(m, d, dtype=torch.float64), draw(m, d)),
+}
+
+
+@pytest.mark.parametrize("update", UPDATES)
+def test_update_has_the_gram_of_after_and_is_as_near_to_before_as_can_be(update):
+    for shape in SHAPES:
+        for dtype, precision in PRECISION.items():
+            before, after = (w.to(dtype) for w in UPDATES[update](*shape))
+            result = gram_preserving_update(before, after)
+            assert result.dtype == dtype
+            assert difference(weight_gram(result.double()), weight_gram(after.double())) < precision
+            distance = np.linalg.norm((result - before).double())
+            least = np.linalg.norm(nearest(before, after) - before.double().numpy())
+            assert distance == pytest.approx(least, rel=10 * precision, abs=precision)
+
+
+@pytest.mark.parametrize("update", ["small step", "unrelated"])
+def test_update_equals_scipy_procrustes(update):
+    for shape in SHAPES:
+        before, after = UPDATES[update](*shape)
+        assert difference(gram_preserving_update(before, after), nearest(before, after)) < 1e-9
+
+
+@pytest.mark.parametrize("shape", SHAPES[:3])
+def test_no_random_rotation_comes_nearer(shape):
+    before, after = UPDATES["unrelated"](*shape)
+    result = gram_preserving_update(before, after)
+    for seed in range(30):
+        rotation, _ = torch.linalg.qr(draw(shape[0], shape[0], seed=seed))
+        nearby = torch.matrix_exp(0.01 * (rotation - rotation.mT))
+        for other in (rotation @ after, nearby @ result):
+            assert (result - before).norm() < (other - before).norm()
+
+
+@pytest.mark.parametrize("shape", SHAPES[:3])
+def test_update_that_only_rotates_is_dropped_and_no_update_stays_none(shape):
+    weight = draw(*shape)
+    rotation, _ = torch.linalg.qr(draw(shape[0], shape[0], seed=1))
+    assert difference(gram_preserving_update(weight, rotation @ weight), weight) < 1e-12
+    assert difference(gram_preserving_update(weight, weight), weight) < 1e-12
+
+
+@pytest.mark.parametrize("shapes", [((3, 4), (4, 3)), ((3,), (3,)), ((2, 3, 4), (3, 4))])
+def test_update_of_weights_that_are_not_matrices_of_one_shape_is_an_error(shapes):
+    with pytest.raises(ValueError, match="one shape"):
+        gram_preserving_update(*(torch.ones(shape) for shape in shapes))

@@ -1,0 +1,181 @@
+"""Figure 8 against scikit-learn, a plain training loop, and what least squares predicts."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import Ridge
+from torch import nn
+
+import cases
+from experiment import staircase
+from experiment.staircase import Config, Network, Source, draw, ridge_residual
+from lab.errors import ConfigError, Diverged
+from lab.replicas import Replica, generator
+
+SMALL = Config(seeds=(42, 3), samples=40, epochs=50, learning_rate=0.05, device="cpu")
+CURVES = [name for name, axes in staircase.AXES.items() if len(axes) == 2]
+
+
+def run(config, width):
+    replicas = [Replica(seed, {"lr": config.learning_rate}) for seed in config.seeds]
+    return staircase.run(config, width, replicas)
+
+
+def fit(h, y, ridge):
+    """scikit-learn's ridge fit H (HᵀH + λI)⁻¹ Hᵀ y."""
+    return h @ Ridge(alpha=ridge, fit_intercept=False, solver="svd").fit(h, y).coef_
+
+
+def test_the_target_sums_the_four_products():
+    x = cases.draw(50, 6)
+    expected = [a * b * c * d + a * b * c + a * b + a for a, b, c, d, *_ in x.tolist()]
+    np.testing.assert_allclose(staircase.staircase(x), expected, rtol=1e-13, atol=1e-13)
+
+
+def test_draws_are_standard_normal_and_of_their_seed_alone():
+    config = replace(SMALL, samples=20_000)
+    x, y = draw(config, 42)
+    assert (x.shape, y.shape) == ((20_000, 10), (20_000,))
+    assert x.dtype == y.dtype == torch.float32
+    np.testing.assert_allclose(np.cov(x.T), np.eye(10), atol=0.05)
+    np.testing.assert_allclose(x.mean(0), 0, atol=0.05)
+    np.testing.assert_allclose(y, staircase.staircase(x.double()), rtol=1e-5, atol=1e-5)
+    assert torch.equal(draw(config, 42)[0], x)
+    assert not torch.equal(draw(config, 43)[0], x)
+
+
+def test_the_fingerprint_is_of_the_data_alone():
+    def fingerprint(**changes):
+        return Source(replace(SMALL, **changes)).fingerprint
+
+    assert fingerprint(widths=(9,), learning_rate=0.1) == fingerprint()
+    others = [{"seeds": (42, 4)}, {"seeds": (3, 42)}, {"samples": 41}, {"inputs": 11}]
+    assert len({fingerprint(**other) for other in others} | {fingerprint()}) == 5
+
+
+@pytest.mark.parametrize("ridge", [0.01, 10.0])
+@pytest.mark.parametrize("shape", [(30, 7), (7, 30), (1, 5)], ids=str)
+def test_ridge_residual_equals_scikit_learn_also_of_features_of_low_rank(shape, ridge):
+    dense = cases.draw(*shape).relu()
+    collapsed = cases.draw(shape[0], 1) * torch.ones(shape)
+    h = torch.stack([dense, collapsed, torch.zeros(shape)]).float()
+    y = cases.draw(3, shape[0], seed=1).float()
+    residuals = ridge_residual(h, y, ridge)
+    assert residuals.dtype == torch.float64
+    for r, residual in enumerate(residuals):
+        features, target = h[r].double().numpy(), y[r].double().numpy()
+        expected = target - fit(features, target, ridge)
+        np.testing.assert_allclose(residual, expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("width", [8, 60])
+@torch.no_grad()
+def test_no_output_of_the_network_has_a_smaller_ridge_objective_than_y_ols(width):
+    x, y = draw(SMALL, 0)
+    model = Network((10, width, width), [generator(0, "weights")])
+    h = model.features(x.mT[None])
+    error = (y - model.readout(h)[0]).double()
+    readout = (model.weights[-1][0, 0] / width**0.5).double()
+    residual = ridge_residual(h[0].mT, y, 0.01)
+    smallest = float(y.double() @ residual)  # the objective at its minimum
+    objective = error.square().sum() + 0.01 * readout.square().sum()
+    assert residual.square().sum() <= smallest <= objective
+
+
+def test_initial_weights_are_normal_with_variance_one_over_fan_in():
+    model = Network((300, 400, 100), [generator(seed, "weights") for seed in range(3)])
+    shapes = [(3, 400, 300), (3, 100, 400), (3, 1, 100)]
+    assert [tuple(weight.shape) for weight in model.weights] == shapes
+    for weight in model.weights:
+        scaled = (weight.detach() * weight.shape[2] ** 0.5).flatten()
+        tolerance = 5 / len(scaled) ** 0.5
+        assert scaled.mean() == pytest.approx(0, abs=tolerance)
+        assert scaled.square().mean() == pytest.approx(1, abs=2 * tolerance)
+        assert scaled.pow(4).mean() == pytest.approx(3, abs=15 * tolerance)
+
+
+def by_hand(config, width, seed):
+    """One replica, from torch's own layers and scikit-learn: name -> (measured epochs,)."""
+    x, y = draw(config, seed)
+    widths = (config.inputs, *[width] * (config.depth - 1))
+    layers = []
+    for weight in Network(widths, [generator(seed, "weights")]).weights:
+        layer = nn.Linear(weight.shape[2], weight.shape[1], bias=False)
+        layer.weight.data = weight.detach()[0].clone()
+        layers += [layer, nn.ReLU()]
+    hidden, last = nn.Sequential(*layers[:-2]), layers[-2]
+    parameters = [*hidden.parameters(), *last.parameters()]
+    optimizer = torch.optim.SGD(parameters, lr=config.learning_rate)
+    rows = []
+    for epoch in range(config.epochs + 1):
+        h = hidden(x)
+        output = last(h)[:, 0] / width**0.5
+        if epoch % config.every == 0 or epoch == config.epochs:
+            features, target, predicted = (a.detach().double().numpy() for a in (h, y, output))
+            y_ols = fit(features, target, config.ridge)
+            if epoch == 0:
+                before, y_ols_before = features, y_ols
+            pairs = [(target, y_ols), (predicted, y_ols), (target, predicted)]
+            distances = [np.mean((a - b) ** 2) for a, b in [*pairs, (y_ols, y_ols_before)]]
+            movement = np.linalg.norm(features - before) / np.linalg.norm(before)
+            rows.append((*distances, movement))
+        optimizer.zero_grad()
+        nn.functional.mse_loss(output, y).backward()
+        optimizer.step()
+    return dict(zip(CURVES, np.array(rows).T, strict=True))
+
+
+@pytest.mark.parametrize(("depth", "width"), [(2, 8), (3, 64), (4, 16)])
+def test_run_equals_a_plain_loop(depth, width):
+    config = replace(SMALL, depth=depth)
+    arrays = run(config, width)
+    for r, seed in enumerate(config.seeds):
+        for name, expected in by_hand(config, width, seed).items():
+            np.testing.assert_allclose(arrays[name][r], expected, 1e-3, 1e-6, err_msg=name)
+    assert (arrays["loss"][:, -1] < arrays["loss"][:, 0]).all()
+
+
+def test_a_replica_of_a_batch_equals_the_same_run_alone():
+    together = run(replace(SMALL, seeds=(42, 7, 3)), 16)
+    alone = run(replace(SMALL, seeds=(7,)), 16)
+    for name, values in together.items():
+        np.testing.assert_allclose(values[1], alone[name][0], 1e-4, 1e-6, err_msg=name)
+    assert len(set(together["loss"][:, 0])) == 3
+
+
+def test_measuring_more_often_changes_no_measurement():
+    rarely, often = run(SMALL, 16), run(replace(SMALL, every=1), 16)
+    assert SMALL.measured == [0, 20, 40, 50]
+    for name in CURVES:
+        np.testing.assert_array_equal(rarely[name], often[name][:, SMALL.measured], err_msg=name)
+
+
+def test_with_hardly_a_ridge_the_distances_are_the_sides_of_a_right_triangle():
+    # y − y_ols is orthogonal to everything linear in H, so to ŷ − y_ols
+    arrays = run(replace(SMALL, samples=400, ridge=1e-6), 8)
+    sides = arrays["ols_error"] + arrays["ols_distance"]
+    np.testing.assert_allclose(arrays["loss"], sides, rtol=1e-4)
+    assert (arrays["ols_error"] > 0.1).all()
+
+
+def test_wider_than_the_samples_y_ols_is_the_target_and_cannot_move():
+    arrays = run(replace(SMALL, ridge=1e-9), 200)
+    assert (arrays["ols_error"] < 1e-12).all()
+    assert (arrays["ols_movement"] < 1e-12).all()
+    np.testing.assert_allclose(arrays["ols_distance"], arrays["loss"], rtol=1e-5)
+    assert (arrays["feature_movement"][:, -1] > 0.05).all()
+
+
+@pytest.mark.parametrize("wrong", [{"depth": 1}, {"inputs": 3}], ids=str)
+def test_a_network_or_target_that_cannot_be_is_refused(wrong):
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        Config(**wrong)
+
+
+# features so large that rounding swallows the ridge; an output that is not finite
+@pytest.mark.parametrize("rate", [100, 1e9])
+def test_training_that_diverges_is_one_line(rate):
+    with pytest.raises(Diverged, match="width 8 seed 42: training diverged in epoch"):
+        run(replace(SMALL, learning_rate=rate, every=1), 8)

@@ -1,0 +1,151 @@
+"""Figure 1 against a plain training loop, scikit-learn and NumPy, and what its theory predicts."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import make_swiss_roll
+from sklearn.linear_model import LinearRegression
+from torch import nn
+
+import oracles
+from experiment import swissroll
+from experiment.swissroll import Config
+from lab.errors import ConfigError, Diverged
+from lab.models import MLP
+from lab.replicas import Replica, generator
+
+SMALL = Config(samples=200, epochs=12, seeds=(0, 3), last_frame=8, every=4, device="cpu")
+BY_EPOCH = ("r2", "r2_frozen", "loss", "alignment", "first_order_alignment")
+
+
+def run(config):
+    replicas = [Replica(seed, {"lr": config.learning_rate}) for seed in config.seeds]
+    return swissroll.run(config, replicas)
+
+
+@pytest.fixture(scope="module")
+def small():
+    return run(SMALL)
+
+
+def scaled(values):
+    return (values - values.min(axis=0)) / (values.max(axis=0) - values.min(axis=0))
+
+
+def cosine(a, b):
+    return np.sum(a * b) / np.linalg.norm(a) / np.linalg.norm(b)
+
+
+def r2(points, target):
+    return LinearRegression().fit(points, target).score(points, target)
+
+
+def by_hand(config, seed):
+    """What one seed should give: torch's own layers in float64, every sum formed anew."""
+    roll, position = make_swiss_roll(config.samples, random_state=config.data_seed)
+    points, target = scaled(roll[:, [0, 2]]), scaled(position)
+    widths = (2, *[config.width] * config.depth, 1)
+    network = oracles.torch_layers(MLP(widths, [generator(seed, "weights")]), 0).double()
+    first = network[1]
+    first.bias = None
+    rate, gradients = config.virtual_rate, []
+    rows = {name: [] for name in (*BY_EPOCH, "gram", "points")}
+    for epoch in range(config.epochs + 1):
+        x = torch.tensor(points, requires_grad=True)
+        loss = nn.functional.mse_loss(network(x), torch.tensor(target)[:, None])
+        network.zero_grad()
+        loss.backward()
+        gradients.append(x.grad.numpy().copy())
+        total = sum(gradients[:epoch], np.zeros_like(points))
+        virtual = points - rate * total
+        weight = first.weight.detach().numpy().copy()
+        rows["loss"].append(loss.item())
+        rows["gram"].append(weight.T @ weight)
+        rows["points"].append(scaled(virtual))
+        rows["r2"].append(r2(virtual, target))
+        rows["r2_frozen"].append(r2(points - rate * epoch * gradients[0], target))
+        if epoch > 0:
+            moved = rows["gram"][-1] - rows["gram"][0]
+            change = virtual.T @ virtual - points.T @ points
+            first_order = -rate * (total.T @ points + points.T @ total)
+            rows["alignment"].append(cosine(moved, change))
+            rows["first_order_alignment"].append(cosine(moved, first_order))
+        else:
+            rows["alignment"].append(np.nan)
+            rows["first_order_alignment"].append(np.nan)
+        with torch.no_grad():
+            for p in network.parameters():
+                p -= config.learning_rate * p.grad
+    return {name: np.array(values) for name, values in rows.items()}
+
+
+@pytest.mark.parametrize("r", [0, 1])
+def test_a_seed_equals_a_plain_loop_in_float64(small, r):
+    expected = by_hand(SMALL, SMALL.seeds[r])
+    for name in (*BY_EPOCH, "gram"):
+        np.testing.assert_allclose(small[name][r], expected[name], 1e-5, 2e-5, err_msg=name)
+    points = expected["points"][[0, 4, 8]]
+    np.testing.assert_allclose(small["points"][r], points, atol=1e-5)
+
+
+def test_epoch_0_is_the_swiss_roll_itself(small):
+    roll, position = make_swiss_roll(200, random_state=0)
+    source = swissroll.swiss_roll(SMALL)
+    np.testing.assert_allclose(source.target, scaled(position), atol=1e-7)
+    np.testing.assert_allclose(source.points, scaled(roll[:, [0, 2]]), atol=1e-7)
+    np.testing.assert_array_equal(small["points"][:, 0], np.stack([source.points] * 2))
+
+
+def test_the_fingerprint_is_of_the_data():
+    def fingerprint(**changes):
+        return swissroll.swiss_roll(replace(SMALL, **changes)).fingerprint
+
+    assert fingerprint(width=8, epochs=3) == fingerprint()
+    assert len({fingerprint(), fingerprint(samples=201), fingerprint(data_seed=1)}) == 3
+
+
+def test_the_gram_follows_the_first_order_of_the_virtual_covariance(small):
+    assert small["first_order_alignment"][:, 1:].min() > 0.9999
+    gentle = run(replace(SMALL, virtual_rate=1e-6))
+    expected = small["first_order_alignment"][:, 1:]
+    np.testing.assert_allclose(gentle["alignment"][:, 1:], expected, atol=1e-6)
+
+
+def test_a_network_that_hardly_learns_gives_the_points_of_one_that_is_never_trained():
+    arrays = run(replace(SMALL, samples=60, epochs=20, learning_rate=1e-9))
+    np.testing.assert_allclose(arrays["r2"], arrays["r2_frozen"], atol=1e-6)
+    assert (np.abs(np.diff(arrays["r2_frozen"])) > 1e-4).any()
+
+
+def test_the_virtual_rate_changes_the_points_and_not_the_training(small):
+    other = run(replace(SMALL, virtual_rate=70.0))
+    for name in ("loss", "gram"):
+        assert other[name].tobytes() == small[name].tobytes()
+    assert (small["points"][:, 1:] != other["points"][:, 1:]).any()
+
+
+def test_a_replica_of_a_batch_equals_the_same_run_alone(small):
+    alone = run(replace(SMALL, seeds=(3,)))
+    for name, values in alone.items():
+        np.testing.assert_allclose(values[0], small[name][1], atol=1e-5, err_msg=name)
+
+
+def test_keeping_other_frames_and_stopping_sooner_change_nothing(small):
+    shorter = run(replace(SMALL, epochs=5, every=1))
+    for name in (*BY_EPOCH, "gram"):
+        assert shorter[name].tobytes() == small[name][:, :6].tobytes()
+    assert (shorter["points"][:, 4] == small["points"][:, 1]).all()
+    assert shorter["points"].shape == (2, 6, 200, 2)
+
+
+def test_too_few_samples_for_a_fit_are_refused():
+    with pytest.raises(ConfigError, match="samples must be 3 or more"):
+        Config(samples=2)
+
+
+@pytest.mark.parametrize("epochs", [1, 12])
+def test_training_that_leaves_the_finite_numbers_is_one_line(epochs):
+    with pytest.raises(Diverged, match="lower the learning rate"):
+        run(replace(SMALL, epochs=epochs, learning_rate=1e25))

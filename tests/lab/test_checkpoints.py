@@ -1,0 +1,210 @@
+"""Checkpoints: what goes in comes out, whole or not at all; an unusable file is one line."""
+
+import os
+import pickle
+import stat
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from lab import checkpoints, results
+from lab.cli import Common
+from lab.errors import ResultError
+from lab.models import MLP, VAE
+from lab.replicas import generator
+from lab.runs import Run
+
+DATA = SimpleNamespace(name="mine", fingerprint="0123456789abcdef")
+SETTINGS = {"beta": 0.5, "seeds": (0, 1), "epochs": 3.0}
+
+
+def plan(settings=SETTINGS, source=DATA, root=Path("results")):
+    return Run(Common(results=root), "vae_train", "mine-beta0.5", settings, source, {}, ())
+
+
+ORIGIN = checkpoints.identity(plan(), seed=1)
+
+
+def build(seed=0, widths=(6, 5, 4)):
+    return MLP(widths, [generator(seed, "weights")])
+
+
+def written(folder, model=None, **further):
+    path = folder / "below" / "seed0-epoch001.pt"
+    checkpoints.write(path, (model or build()).state_dict(), ORIGIN | further)
+    return path
+
+
+def bits(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def same(some, others):
+    return some.keys() == others.keys() and all(torch.equal(some[k], others[k]) for k in some)
+
+
+def refusal(path, model=None, wanted=ORIGIN):
+    """The message of the ResultError of restoring: one line that names the file and the remedy."""
+    with pytest.raises(ResultError) as caught:
+        checkpoints.restore(model or build(), path, wanted, "vae_train")
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(path) in message
+    assert message.endswith(checkpoints.remedy("vae_train"))
+    assert "run src/experiment/vae_train.py" in message
+    assert "--overwrite" in message
+    return message
+
+
+class TestNames:
+    def test_are_below_the_results_and_differ_by_result_seed_and_number(self):
+        run, other = plan(), plan({"beta": 0.25})
+        path = checkpoints.checkpoint(run, 3, 12)
+        assert path == run.path.with_suffix("") / "seed3" / "checkpoint-12"
+        best = checkpoints.checkpoint(run, 3, "best", ".pt")
+        assert best == path.with_name("checkpoint-best.pt")
+        paths = [
+            checkpoints.checkpoint(r, s, n) for r in (run, other) for s in (0, 1) for n in (1, 2)
+        ]
+        assert len(set(paths)) == 8
+
+    def test_identity_is_the_settings_the_seed_and_the_data(self):
+        equal = {"epochs": 3, "seeds": [0.0, 1], "beta": np.float64(0.5)}
+        assert checkpoints.identity(plan(equal), 1) == ORIGIN
+        others = [
+            checkpoints.identity(plan(), 2),
+            checkpoints.identity(plan(SETTINGS | {"beta": 0.25}), 1),
+            checkpoints.identity(plan(source=SimpleNamespace(fingerprint="f" * 16)), 1),
+        ]
+        assert all(other != ORIGIN for other in others)
+
+
+class TestRoundTrip:
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_a_model_comes_back_bit_for_bit_into_one_with_other_weights(self, tmp_path, dtype):
+        model, other = build(seed=0).to(dtype), build(seed=1).to(dtype)
+        assert not same(bits(model), bits(other))
+        checkpoints.restore(other, written(tmp_path, model), ORIGIN, "vae_train")
+        assert same(bits(other), bits(model))
+
+    def test_its_origin_comes_back(self, tmp_path):
+        path = written(tmp_path, epoch=7.0)
+        found = checkpoints.restore(build(), path, ORIGIN, "vae_train")
+        assert found == {**ORIGIN, "epoch": 7}
+
+    def test_writing_again_replaces_the_first(self, tmp_path):
+        written(tmp_path, build(seed=0))
+        path, model = written(tmp_path, build(seed=1)), build(seed=2)
+        checkpoints.restore(model, path, ORIGIN, "vae_train")
+        assert same(bits(model), bits(build(seed=1)))
+        assert list(path.parent.iterdir()) == [path]
+
+    def test_torch_alone_reads_it_without_code(self, tmp_path):
+        content = torch.load(written(tmp_path), weights_only=True)
+        assert content.keys() == {"state", "origin"}
+        assert same(content["state"], bits(build()))
+
+    def test_others_may_read_it_as_a_result(self, tmp_path):
+        paths = (written(tmp_path), tmp_path / "result.npz")
+        results.write_npz(paths[1], {"x": np.zeros(2)})
+        modes = {stat.S_IMODE(os.stat(path).st_mode) for path in paths}
+        assert len(modes) == 1
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()], ids=repr)
+def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch, error):
+    def half(_, file):
+        file.write(b"PK\x03\x04 half a file")
+        file.flush()
+        raise error
+
+    path = written(tmp_path)
+    before = path.read_bytes()
+    monkeypatch.setattr(torch, "save", half)
+    for target in (path, tmp_path / "new" / "a.pt"):
+        with pytest.raises(type(error)):
+            checkpoints.write(target, build(seed=1).state_dict(), ORIGIN)
+    assert path.read_bytes() == before
+    assert [file for file in tmp_path.rglob("*") if file.is_file()] == [path]
+
+
+class Code:
+    """Unpickling it makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def whole(state, **further):
+    return {"state": state, "origin": ORIGIN, **further}
+
+
+def touched(path):
+    return Code(path.parent / "touched")
+
+
+FOREIGN = {  # what lies there instead of a checkpoint -> writes it
+    "text": lambda path: path.write_text("not a checkpoint\n"),
+    "nothing": lambda path: path.write_bytes(b""),
+    "half a checkpoint": lambda path: path.write_bytes(written(path.parent).read_bytes()[:500]),
+    "a state dict": lambda path: torch.save(build().state_dict(), path),
+    "a list": lambda path: torch.save([1, 2], path),
+    "no state": lambda path: torch.save({"origin": ORIGIN}, path),
+    "no origin": lambda path: torch.save({"state": build().state_dict()}, path),
+    "a string for the origin": lambda path: torch.save({"state": {}, "origin": "by hand"}, path),
+    "a result": lambda path: results.write_npz(path, {"x": np.zeros(3)}),
+    "a pickle": lambda path: path.write_bytes(pickle.dumps(whole({}))),
+    "a whole module": lambda path: torch.save(whole(build()), path),
+    "a pickle with code": lambda path: path.write_bytes(pickle.dumps(touched(path))),
+    "a checkpoint with code": lambda path: torch.save(
+        whole(build().state_dict(), x=touched(path)), path
+    ),
+}
+OTHERS = {
+    "wider": build(widths=(6, 7, 4)),
+    "deeper": build(widths=(6, 5, 5, 4)),
+    "two replicas": MLP((6, 5, 4), [torch.Generator(), torch.Generator()]),
+    "another kind": VAE(6, 5, 2, [torch.Generator()]),
+}
+
+
+class TestRefused:
+    def test_missing(self, tmp_path):
+        (tmp_path / "folder.pt").mkdir()
+        for path in (tmp_path / "absent" / "checkpoint-best.pt", tmp_path / "folder.pt"):
+            assert "no checkpoint" in refusal(path)
+
+    @pytest.mark.parametrize("content", FOREIGN)
+    def test_foreign_and_none_of_its_code_has_run(self, content, tmp_path):
+        FOREIGN[content](tmp_path / "foreign.pt")
+        model = build(seed=3)
+        assert "is not a checkpoint of this project" in refusal(tmp_path / "foreign.pt", model)
+        assert same(bits(model), bits(build(seed=3)))
+        assert not (tmp_path / "touched").exists()
+
+    @pytest.mark.parametrize(
+        ("changes", "named"),
+        [
+            ({"seed": 2}, "seed"),
+            ({"data": "f" * 16}, "data"),
+            ({"settings": {}}, "settings"),
+            ({"further": 0}, "further"),
+            ({"seed": 2, "data": "f" * 16}, "seed and data"),
+        ],
+        ids=str,
+    )
+    def test_of_another_origin_says_what_differs(self, changes, named, tmp_path):
+        model = build(seed=3)
+        message = refusal(written(tmp_path), model, ORIGIN | changes)
+        assert f"made with another {named}:" in message
+        assert same(bits(model), bits(build(seed=3)))
+
+    @pytest.mark.parametrize("model", OTHERS.values(), ids=OTHERS)
+    def test_of_another_architecture(self, model, tmp_path):
+        assert "architecture" in refusal(written(tmp_path), model)

@@ -1,0 +1,312 @@
+"""Runs: what is missing is trained together, and a run that was cut off goes on where it was."""
+
+from dataclasses import asdict, dataclass
+from itertools import count
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from lab import cli, results, runs
+from lab.cli import Common
+from lab.errors import ResultError
+from lab.replicas import Replica
+from lab.runs import Partial, Run
+
+DATA = SimpleNamespace(name="mine", fingerprint="0" * 16)
+OTHER_DATA = SimpleNamespace(name="mine", fingerprint="f" * 16)
+AXES = {"weight": ("seed", "epoch"), "seed": ("seed",)}
+RATES, SEEDS = (0.1, 0.2), (0, 5)
+ALL = [[(rate, seed)] for rate in RATES for seed in SEEDS]  # what is trained, one after the other
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Common):
+    """With one job: everything happens in this process."""
+
+    jobs: int | None = 1
+    epochs: int = 3
+
+
+def plan(folder, rates=RATES, source=DATA, noise=0.5, **changes):
+    """A run for each rate, with a replica for each seed."""
+    config = Config(results=folder, **changes)
+    planned = []
+    for rate in rates:
+        settings = {"learning_rate": rate, **config.hyperparameters()}
+        replicas = tuple(Replica(seed, {"lr": rate}, {"noise": noise}) for seed in SEEDS)
+        run = Run(config, "experiment", f"mine-lr{rate}", settings, source, AXES, replicas)
+        planned.append(run)
+    return planned
+
+
+class Trainer:
+    """Stands in for training: notes what it is given, and stops after so many calls."""
+
+    def __init__(self, stop_after=None):
+        self.trained, self.stop_after = [], stop_after
+
+    def __call__(self, replicas):
+        if len(self.trained) == self.stop_after:
+            raise KeyboardInterrupt
+        self.trained.append([(replica.options["lr"], replica.seed) for replica in replicas])
+        rows = [r.options["lr"] * np.arange(3) + r.seed + r.settings["noise"] for r in replicas]
+        return {"weight": np.array(rows)}
+
+
+def train(planned):
+    """Train and save runs; returns what was trained."""
+    trainer = Trainer()
+    for run, arrays in runs.train(trainer, planned):
+        run.save(arrays | {"seed": SEEDS})
+    return trainer.trained
+
+
+def interrupt(planned, after):
+    """Train runs until so many replicas are done, and save those that are whole."""
+    with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+        for run, arrays in runs.train(Trainer(after), planned):
+            run.save(arrays | {"seed": SEEDS})
+
+
+def files(folder):
+    return {path for path in folder.rglob("*") if path.is_file()}
+
+
+def assert_whole(planned, noise=0.5):
+    """All results are there, hold what their replicas gave, and nothing else is left."""
+    assert files(planned[0].config.results) == {run.path for run in planned}
+    for run in planned:
+        rate, seeds = run.settings["learning_rate"], np.array(SEEDS)[:, None]
+        weight = results.read(run.path)["weight"]
+        np.testing.assert_array_equal(weight, rate * np.arange(3) + seeds + noise)
+
+
+class TestTrain:
+    def test_trains_every_replica_and_saves_each_result(self, tmp_path, capsys):
+        planned = plan(tmp_path)
+        assert train(planned) == ALL
+        assert_whole(planned)
+        lines = capsys.readouterr().out.splitlines()
+        assert lines == [f"saved {run.path} (0 s)" for run in planned]
+        result = results.read(planned[1].path)
+        assert result.arrays.keys() == AXES.keys()
+        assert (result.name, result.label) == ("mine-lr0.2", "mine")
+        assert result.config == {"learning_rate": 0.2, "epochs": 3}
+        assert result.meta["axes"] == results.plain(AXES)
+
+    def test_trains_only_what_is_missing_and_touches_nothing_else(self, tmp_path, capsys):
+        (there,) = plan(tmp_path, rates=(0.2,))
+        train([there])
+        before = there.path.stat().st_mtime_ns
+        capsys.readouterr()
+        assert train(plan(tmp_path)) == ALL[:2]
+        assert capsys.readouterr().out.startswith(f"already there: {there.path}\n")
+        assert there.path.stat().st_mtime_ns == before
+        assert train(plan(tmp_path)) == []
+
+    def test_yields_a_run_as_soon_as_it_is_whole(self, tmp_path):
+        trainer = Trainer()
+        run, _ = next(runs.train(trainer, plan(tmp_path)))
+        assert (run.name, trainer.trained) == ("mine-lr0.1", ALL[:2])
+
+    def test_a_gpu_trains_what_is_missing_of_all_runs_as_one_batch(self, tmp_path, monkeypatch):
+        interrupt(plan(tmp_path), after=1)
+        monkeypatch.setattr(Common, "resolved_device", "cuda")  # deal hands out a single batch
+        trainer, planned = Trainer(), plan(tmp_path)
+        found = [arrays["weight"] for _, arrays in runs.train(trainer, planned)]
+        assert trainer.trained == [[(0.1, 5), (0.2, 0), (0.2, 5)]]
+        expected = np.array(RATES)[:, None, None] * np.arange(3) + np.array(SEEDS)[:, None] + 0.5
+        np.testing.assert_array_equal(found, expected)
+
+    def test_overwrite_trains_everything_again(self, tmp_path):
+        train(plan(tmp_path))
+        before = {path: path.stat().st_mtime_ns for path in files(tmp_path)}
+        assert train(plan(tmp_path, overwrite=True)) == ALL
+        assert files(tmp_path) == before.keys()
+        assert all(path.stat().st_mtime_ns > then for path, then in before.items())
+
+    def test_the_number_of_jobs_is_the_configurations_unless_given(self, tmp_path, monkeypatch):
+        asked = []
+
+        def deal(*_, jobs, **__):
+            asked.append(jobs)
+            return iter(())
+
+        monkeypatch.setattr(runs, "deal", deal)
+        for jobs in (None, 3):
+            assert list(runs.train(Trainer(), plan(tmp_path, jobs=7), jobs)) == []
+        assert asked == [7, 3]
+
+
+class TestResume:
+    @pytest.mark.parametrize("done", [1, 2, 3])
+    def test_trains_only_the_replicas_that_are_not_done(self, tmp_path, done):
+        interrupt(plan(tmp_path), after=done)
+        assert len(list(tmp_path.glob("paper/experiment/*.npz"))) == done // 2
+        assert train(plan(tmp_path)) == ALL[done:]
+        assert_whole(plan(tmp_path))
+
+    def test_a_run_that_was_whole_but_not_saved_is_not_trained_again(self, tmp_path):
+        assert len(list(runs.train(Trainer(), plan(tmp_path)))) == 2
+        assert train(plan(tmp_path)) == []
+        assert_whole(plan(tmp_path))
+
+    def test_a_damaged_replica_is_trained_again(self, tmp_path):
+        interrupt(plan(tmp_path), after=1)
+        (path,) = files(tmp_path)
+        path.write_bytes(path.read_bytes()[:50])
+        assert train(plan(tmp_path)) == ALL
+
+    def test_overwrite_sees_no_replica_of_before(self, tmp_path):
+        interrupt(plan(tmp_path), after=3)
+        assert train(plan(tmp_path, overwrite=True)) == ALL
+        assert_whole(plan(tmp_path))
+
+    def test_replicas_of_other_settings_are_not_mixed_in(self, tmp_path):
+        interrupt(plan(tmp_path), after=1)
+        assert train(plan(tmp_path, epochs=4)) == ALL
+        assert train(plan(tmp_path, noise=0.75)) == ALL  # the same run, of other replicas
+        assert results.read(plan(tmp_path)[0].path)["weight"][0, 0] == 0.75
+
+    def test_replicas_of_another_program_are_not_mixed_in(self, tmp_path, monkeypatch):
+        interrupt(plan(tmp_path), after=1)
+        monkeypatch.setattr(results, "commit", lambda: "0123456789ab")
+        assert train(plan(tmp_path)) == ALL
+        assert_whole(plan(tmp_path))
+
+    def test_replicas_of_other_data_of_the_same_name_are_not_mixed_in(self, tmp_path):
+        interrupt(plan(tmp_path), after=1)
+        assert train(plan(tmp_path, source=OTHER_DATA)) == ALL
+        assert_whole(plan(tmp_path, source=OTHER_DATA))
+
+    def test_seconds_add_up_over_interruptions_and_runs(self, tmp_path, monkeypatch):
+        ticks = count(step=10)
+        monkeypatch.setattr(runs.time, "perf_counter", lambda: next(ticks))  # 10 s a replica
+        interrupt(plan(tmp_path), after=1)
+        train(plan(tmp_path))
+        seconds = [results.read(run.path).meta["seconds"] for run in plan(tmp_path)]
+        assert seconds == [20, 20]
+
+
+class TestMissing:
+    @pytest.fixture
+    def there(self, tmp_path, monkeypatch):
+        """A result of the commit 0123456789ab."""
+        monkeypatch.setattr(results, "commit", lambda: "0123456789ab")
+        (run,) = plan(tmp_path, rates=(0.1,))
+        train([run])
+        return run
+
+    def test_says_where_a_result_is_there(self, there, capsys):
+        capsys.readouterr()
+        assert not there.missing()
+        assert capsys.readouterr().out == f"already there: {there.path}\n"
+
+    @pytest.mark.parametrize(
+        ("commit", "words"),
+        [
+            ("ba9876543210", "commit ba9876543210"),
+            ("0123456789ab-dirty", "commit 0123456789ab with uncommitted changes"),
+            ("unknown", "an unknown commit"),
+        ],
+    )
+    def test_says_where_the_program_has_changed_since(
+        self, there, commit, words, monkeypatch, capsys
+    ):
+        monkeypatch.setattr(results, "commit", lambda: commit)
+        capsys.readouterr()
+        assert not there.missing()
+        line = f"already there: {there.path} by commit 0123456789ab; this is {words}, "
+        assert capsys.readouterr().out == f"{line}--overwrite makes it again\n"
+
+    def test_refuses_a_result_of_other_data_with_the_remedy(self, there, tmp_path):
+        (other,) = plan(tmp_path, rates=(0.1,), source=OTHER_DATA)
+        with pytest.raises(ResultError, match=r"other data named mine: .*--overwrite") as caught:
+            other.missing()
+        assert str(there.path) in str(caught.value)
+        assert "\n" not in str(caught.value)
+        (again,) = plan(tmp_path, rates=(0.1,), source=OTHER_DATA, overwrite=True)
+        assert again.missing()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extended(Config):
+    """Config after a field was added."""
+
+    depth: int = cli.added(4, earlier=4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Changed(Config):
+    """Config after the default of the new field has changed."""
+
+    depth: int = cli.added(6, earlier=4)
+
+
+class TestAddedField:
+    def run(self, config):
+        return Run(config, "experiment", "mine", config.hyperparameters(), DATA, {}, ())
+
+    def path(self, config):
+        return self.run(config).path
+
+    def test_a_result_keeps_its_name_at_the_earlier_value_and_no_two_values_share_one(self):
+        before = self.path(Config())
+        assert self.path(Extended()) == before == self.path(Changed(depth=4))
+        assert self.path(Changed()) == self.path(Extended(depth=6)) != before
+        assert self.path(Extended(depth=5)) not in (before, self.path(Changed()))
+
+    def test_a_result_of_before_is_found_by_its_earlier_value_alone(self, tmp_path):
+        before, after = self.run(Config(results=tmp_path)), self.run(Changed(results=tmp_path))
+        for run in (before, after):
+            run.save({runs.SECONDS: np.zeros(2)})
+
+        def configs(depth):
+            wanted, earlier = {"epochs": 3, "depth": depth}, Changed().earlier
+            found = results.find(tmp_path, "paper", "experiment", wanted, earlier)
+            return [result.config for result in found]
+
+        assert configs(4) == [{"epochs": 3}]
+        assert configs(6) == [{"epochs": 3, "depth": 6}]
+        assert configs(5) == []
+
+
+def test_paths_differ_by_folder_scale_experiment_and_name(tmp_path):
+    def path(config, experiment="experiment", name="mine"):
+        return Run(config, experiment, name, {"epochs": 3}, DATA, {}, ()).path
+
+    first = path(Config(results=tmp_path))
+    assert first.parent == tmp_path / "paper" / "experiment"
+    assert first.name == f"mine-{results.digest({'epochs': 3})}.npz"
+    others = [path(Config()), path(Config(results=tmp_path, scale="quick"))]
+    others += [path(Config(results=tmp_path), "other"), path(Config(results=tmp_path), name="b")]
+    assert len({first, *others}) == 5
+
+
+def test_unflatten_makes_the_replica_axis_a_grid_in_row_major_order():
+    arrays = {"value": np.arange(12).reshape(6, 2), "seconds": np.arange(6)}
+    found = runs.unflatten(arrays, 2, 3)
+    assert found["seconds"].tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert found["value"].shape == (2, 3, 2)
+    assert found["value"][1, 0].tolist() == arrays["value"][3].tolist()
+
+
+class TestPartial:
+    PIECE = asdict(Replica(0, {"lr": 0.1}))
+
+    def test_gives_back_what_was_put_of_each_replica(self, tmp_path):
+        arrays = {"a": np.random.default_rng(0).random(3), "b": np.array(2)}
+        Partial(tmp_path).put(self.PIECE, arrays)
+        found = Partial(tmp_path).get(self.PIECE)
+        assert found.keys() == arrays.keys()
+        assert all(np.array_equal(found[name], arrays[name]) for name in arrays)
+        others = [Replica(1, {"lr": 0.1}), Replica(0, {"lr": 0.2}), Replica(0, {}, {"lr": 0.1})]
+        assert all(Partial(tmp_path).get(asdict(other)) is None for other in others)
+
+    def test_fresh_drops_what_was_left_but_not_what_is_put_then(self, tmp_path):
+        Partial(tmp_path / "a").put(self.PIECE, {"a": np.zeros(1)})
+        partial = Partial(tmp_path / "a", fresh=True)
+        assert partial.get(self.PIECE) is None
+        partial.put(self.PIECE, {"a": np.ones(1)})
+        assert partial.get(self.PIECE)["a"] == 1

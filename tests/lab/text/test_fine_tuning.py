@@ -1,0 +1,135 @@
+"""Batch orders, losses and arguments of the Trainer; what a whole checkpoint is."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+from transformers import TrainingArguments
+
+from lab.errors import ConfigError, Diverged
+from lab.text import fine_tuning
+from lab.text.encoders import IGNORED
+
+LENGTHS = torch.randint(5, 60, (1000,), generator=torch.Generator().manual_seed(0)).tolist()
+
+
+def order(seed: int, epoch: int) -> list[int]:
+    sampler = fine_tuning.InOrder({"length": LENGTHS}, 8, seed)
+    sampler.set_epoch(epoch)
+    return list(sampler)
+
+
+class TestOrder:
+    def test_follows_the_seed_and_the_epoch_alone_and_takes_every_row_once(self):
+        orders = []
+        for seed, epoch in ((0, 0), (0, 1), (1, 0)):
+            torch.manual_seed(len(orders))  # the random numbers of others change nothing
+            orders.append(order(seed, epoch))
+            assert order(seed, epoch) == orders[-1]
+            assert sorted(orders[-1]) == list(range(1000))
+        assert len(set(map(tuple, orders))) == 3
+
+    def test_puts_rows_of_like_lengths_into_a_batch(self):
+        def padding(lengths: np.ndarray) -> float:
+            return lengths.reshape(-1, 8).max(1).sum() * 8 / lengths.sum()
+
+        lengths = np.array(LENGTHS)
+        assert padding(lengths[order(0, 1)]) < 1.1 < padding(lengths)
+
+
+class TestLoss:
+    @pytest.mark.parametrize("shape", [(6,), (6, 5)], ids=["sentences", "words"])
+    def test_of_parts_sums_to_the_mean_over_the_labelled_of_the_whole_batch(self, shape):
+        g = torch.Generator().manual_seed(0)
+        logits = torch.randn(*shape, 3, generator=g)
+        labels = torch.randint(0, 3, shape, generator=g)
+        if len(shape) == 2:
+            labels[:, 0] = labels[2] = IGNORED
+        counted = labels != IGNORED
+        expected = functional.cross_entropy(logits[counted], labels[counted])
+        whole = fine_tuning.mean_loss({"logits": logits}, labels)
+        torch.testing.assert_close(whole, expected)
+        parts = [
+            fine_tuning.mean_loss({"logits": logits[part]}, labels[part], counted.sum())
+            for part in (slice(0, 2), slice(2, 6))
+        ]
+        torch.testing.assert_close(sum(parts), expected)
+
+    def test_that_is_not_finite_ends_with_one_line(self):
+        texts = SimpleNamespace(name="mine", entities=False)
+        loss = np.array([np.nan, 1.0])
+        evaluated = SimpleNamespace(predictions=(np.zeros(2), loss), label_ids=np.zeros(2))
+        with pytest.raises(Diverged, match="mine: training diverged; lower the learning rate"):
+            fine_tuning.scores(texts, evaluated)
+
+
+class TestArguments:
+    def test_are_quiet_and_train_in_float32_on_a_cpu(self, tmp_path):
+        options = {"warmup_steps": 0.1, "weight_decay": 0.01, "max_grad_norm": 0.5}
+        arguments = fine_tuning.training_arguments(tmp_path, "cpu", 0, 32, **options)
+        assert arguments.optim.startswith("adamw_torch")
+        assert (arguments.weight_decay, arguments.max_grad_norm) == (0.01, 0.5)
+        assert arguments.lr_scheduler_type == "linear"
+        assert (arguments.get_warmup_steps(100), arguments.train_batch_size) == (10, 32)
+        assert (arguments.bf16, arguments.fp16, arguments.report_to) == (False, False, [])
+
+    def test_a_batch_that_the_devices_cannot_share_is_refused(self, monkeypatch, tmp_path):
+        monkeypatch.setattr(TrainingArguments, "world_size", 3)
+        with pytest.raises(ConfigError, match="must be multiples of the 3 devices, not 32"):
+            fine_tuning.training_arguments(tmp_path, "cpu", 0, 32)
+
+
+def test_threads_share_the_cores(monkeypatch):
+    monkeypatch.setattr(fine_tuning.cpu, "available_cores", lambda: 8)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    cases = {(None, 3): (3, 2), (None, 20): (8, 1), (2, 3): (2, 4), (1, 3): (1, 8)}
+    for given, expected in cases.items():
+        assert fine_tuning.jobs_and_threads(*given) == expected
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")  # as torchrun sets it
+    assert fine_tuning.jobs_and_threads(None, 3) == (1, 2)
+
+
+ORIGIN = {"settings": {"epochs": 3}, "seed": 0, "data": "0123"}
+
+
+class TestCheckpoints:
+    def save(self, root: Path, step: int) -> Path:
+        """A checkpoint as the Trainer leaves it, before the callback."""
+        folder = root / f"checkpoint-{step}"
+        folder.mkdir()
+        for name in ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state_0.pth"):
+            (folder / name).touch()
+        return folder
+
+    def mark(self, root: Path, step: int, first: bool = True) -> None:
+        state = SimpleNamespace(global_step=step, is_world_process_zero=first)
+        callback = fine_tuning.MarkWhole(ORIGIN)
+        callback.on_save(SimpleNamespace(output_dir=str(root)), state, None)
+
+    def test_the_latest_is_the_last_whole_one_of_the_same_origin(self, tmp_path):
+        assert fine_tuning.latest(tmp_path, ORIGIN) is None
+        for step in (8, 16, 104):
+            self.save(tmp_path, step)
+            self.mark(tmp_path, step)
+        self.save(tmp_path, 200)  # was cut off
+        latest = fine_tuning.latest(tmp_path, ORIGIN)
+        assert latest == tmp_path / "checkpoint-104"
+        assert fine_tuning.read_origin(latest) == ORIGIN
+        (latest / fine_tuning.ORIGIN).write_text(json.dumps(ORIGIN | {"data": "4567"}))
+        assert fine_tuning.latest(tmp_path, ORIGIN) == tmp_path / "checkpoint-16"
+        assert fine_tuning.latest(tmp_path, ORIGIN | {"seed": 1}) is None
+
+    def test_only_the_newest_keeps_what_serves_to_resume(self, tmp_path):
+        first, second = self.save(tmp_path, 8), self.save(tmp_path, 16)
+        self.mark(tmp_path, 16)
+        assert [path.name for path in first.iterdir()] == ["model.safetensors"]
+        assert {path.name for path in second.iterdir()} > {"optimizer.pt", "rng_state_0.pth"}
+
+    def test_only_the_first_process_marks(self, tmp_path):
+        folder = self.save(tmp_path, 8)
+        self.mark(tmp_path, 8, first=False)
+        assert not (folder / fine_tuning.ORIGIN).exists()

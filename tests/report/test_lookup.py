@@ -1,0 +1,64 @@
+"""Results of a figure are found by a script's own defaults, and nothing else is taken for them."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from experiment import target_linearity
+from lab import results
+from lab.errors import ResultError
+from report.lookup import explain_missing, lookup, mean_spread
+
+DATA = SimpleNamespace(name="planted", fingerprint="0" * 16)
+
+
+def plant(root, **changes):
+    """A result of the script's default configuration with some settings of its own."""
+    settings = {**target_linearity.Config().hyperparameters(), "dataset": "planted", **changes}
+    name = f"planted-{settings['optimizer']}"
+    meta = results.make_meta(
+        "target_linearity", name, settings, {"seed": ("seed",)}, DATA, "cpu", 1
+    )
+    path = root / "paper" / "target_linearity" / f"{name}-{results.digest(settings)}.npz"
+    results.write(path, results.Result({"seed": np.arange(3)}, meta))
+    return path
+
+
+def find(root, *args, **changes):
+    return [run.config for run in lookup(target_linearity, root, "paper", *args, **changes)]
+
+
+def test_the_default_is_found_beside_other_settings(tmp_path):
+    plant(tmp_path)
+    plant(tmp_path, epochs=5)
+    plant(tmp_path, optimizer="adam")
+    (config,) = find(tmp_path)
+    assert (config["epochs"], config["optimizer"]) == (100, "sgd")
+    (changed,) = find(tmp_path, epochs=5)
+    assert changed["epochs"] == 5
+    assert find(tmp_path, learning_rate=0.5) == []
+
+
+def test_settings_that_may_have_any_value_are_an_error_where_several_fit(tmp_path):
+    plant(tmp_path, epochs=5)
+    assert find(tmp_path) == []
+    assert [config["epochs"] for config in find(tmp_path, ("epochs",))] == [5]
+    plant(tmp_path, epochs=6)
+    with pytest.raises(ResultError, match="both named planted-sgd: say which one by its epochs"):
+        find(tmp_path, ("epochs",))
+
+
+def test_what_is_missing_is_said_with_the_command_and_what_is_there_instead(tmp_path):
+    assert explain_missing(target_linearity, tmp_path, "quick", "python s.py").splitlines() == [
+        "no results at quick scale: python s.py --scale quick"
+    ]
+    path = plant(tmp_path, epochs=5)
+    first, second = explain_missing(target_linearity, tmp_path, "paper", "python s.py").splitlines()
+    assert first == "no results at paper scale: python s.py"
+    assert second == f"{path.name} is there, with epochs 5"
+
+
+def test_spreads_are_two_standard_deviations_and_none_of_one_seed():
+    assert mean_spread(np.array([1.0, 2.0, 3.0])) == "2.00 ± 2.00"
+    assert mean_spread(np.array([0.25]), 1) == "0.2"

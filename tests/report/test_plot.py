@@ -1,0 +1,83 @@
+"""Notes below figures, and pictures of what `measure` returns."""
+
+import math
+from types import SimpleNamespace
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+
+from core.layer_table import LayerRow, LayerTable
+from report import plot
+
+mpl.use("agg")
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plot.plt.close("all")
+
+
+def run(label="cifar10_jpeg", **config):
+    return SimpleNamespace(label=label, config=config)
+
+
+def preset(**settings):
+    names = ("cifar10", "cifar100")
+    return SimpleNamespace(hyperparameters=lambda: settings, datasets=names, rates=(0.1, 0.2))
+
+
+def test_differences_name_each_set_of_changed_settings_once():
+    runs = [run(epochs=5, width=8), run(epochs=5, width=8), run(epochs=20, width=4)]
+    lines = plot.differences(runs, preset(epochs=20, width=8), ignore=("depth",))
+    start = "Changed from the defaults (the paper's, where it has them): "
+    assert lines == [start + "epochs 5 (20)", start + "width 4 (8)"]
+    assert plot.differences(runs, preset(epochs=20, width=8), ignore=("epochs", "width")) == []
+
+
+def test_notes_name_what_was_not_run_and_the_command_that_adds_it():
+    note = plot.notes([run(rate=0.1)], preset(), "python s.py", rate="rates")
+    assert "rate 0.2. To add: python s.py --rates 0.2" in note
+    assert "cifar100. To add: python s.py --datasets cifar100" in note
+    assert "cifar10_jpeg: every CIFAR-10 image" in note
+
+
+def test_a_band_is_the_mean_and_two_standard_deviations():
+    _, ax = plot.plt.subplots()
+    values = np.array([[1.0, 10.0], [3.0, 1000.0]])
+    plot.band(ax, np.arange(2), values, "a", "C0")
+    plot.band(ax, np.arange(2), values, "b", "C1", log=True)
+    linear, log = (line.get_ydata() for line in ax.lines)
+    np.testing.assert_allclose(linear, [2, 505])
+    np.testing.assert_allclose(log, [3**0.5, 100])
+    low, high = ax.collections[0].get_paths()[0].vertices[:, 1][[1, -2]]
+    assert {round(low, 9), round(high, 9)} == {round(2 - 8**0.5, 9), round(2 + 8**0.5, 9)}
+
+
+def table(tl):
+    numbers = {f.name: math.nan for f in LayerRow.__dataclass_fields__.values() if f.type is float}
+    sizes = {"kind": "Linear", "d": 3, "m": 2, "n": 9}
+    names = ("first", "second")
+    rows = [
+        LayerRow(**{**numbers, **sizes, "name": n, "tl_in": v})
+        for n, v in zip(names, tl, strict=True)
+    ]
+    return LayerTable(rows)
+
+
+def test_measures_are_drawn_by_layer_and_by_epoch():
+    ax = plot.layer_measures(table([0.1, 0.4]), ("tl_in",)).axes[0]
+    assert ax.lines[0].get_ydata().tolist() == [0.1, 0.4]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["tl_in"]
+    ax = plot.measure_by_epoch({0: table([0.1, 0.4]), 5: table([0.2, 0.8])}).axes[0]
+    assert [line.get_ydata().tolist() for line in ax.lines] == [[0.1, 0.2], [0.4, 0.8]]
+    assert ax.lines[0].get_xdata().tolist() == [0, 5]
+
+
+def test_a_figure_is_saved_as_the_same_bytes_twice(tmp_path):
+    for name in ("a", "b"):
+        figure, _ = plot.grid(1, 1)
+        plot.finish(figure, tmp_path / name, "a note below it")
+    for suffix in (".png", ".pdf"):
+        assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()

@@ -1,0 +1,114 @@
+"""What the README says is true: commands and code run, numbers are those of the results."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import benchmark
+import claims
+import reproduce
+from lab import cli
+from report.lookup import experiment
+from report.recipes import RECIPES
+from reproduction import BLOCKS, COMMANDS, README, ROOT
+
+OWN = "your_model"  # a notebook that draws no figure of the paper
+SCRIPTS = sorted(command for command in COMMANDS if command.startswith("python src/experiment/"))
+
+
+def run(words: list[str], cwd: Path) -> str:
+    done = subprocess.run(words, cwd=cwd, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_tables_are_those_of_the_results():
+    documents = claims.documents(ROOT / "results")
+    stale = [path.name for path, text in documents.items() if path.read_text("utf-8") != text]
+    assert not stale, "run python src/claims.py"
+
+
+def test_pictures_and_files_that_are_named_exist():
+    names = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README)
+    names += [f"notebook/{name}" for name in re.findall(r"\b\w+\.ipynb", README)]
+    names += re.findall(r"\bresults/paper/[\w/.-]+\.npz", README)
+    assert names
+    assert not [name for name in names if not (ROOT / name).exists()]
+
+
+@pytest.mark.parametrize("command", [["check"], ["format", "--check"]])
+def test_code_is_clean(command):
+    words = [sys.executable, "-m", "ruff", *command, "--config", ".ci/ruff.toml", "--no-cache"]
+    run([*words, "src", "tests", "notebook"], ROOT)
+
+
+@pytest.mark.parametrize("command", SCRIPTS)
+def test_a_command_is_one_that_its_script_takes(command):
+    _, path, *flags = shlex.split(command)
+    script = experiment(Path(path).stem)
+    cli.parse(script.Config, script.QUICK, argv=flags)
+    assert any(Path(path).stem in recipe.scripts for recipe in RECIPES.values())  # is reproduced
+
+
+def test_the_other_commands_are_known():
+    programs = {f"python src/{name}" for name in ("benchmark.py", "claims.py", "reproduce.py")}
+    tests = {"pip install -r requirements.txt", "pytest tests", 'pytest tests -m "not slow"'}
+    quick = {"python src/reproduce.py --scale quick"}
+    assert COMMANDS - set(SCRIPTS) <= programs | tests | quick
+
+
+@pytest.mark.slow
+def test_the_code_runs():
+    (code,) = (block for kind, block in BLOCKS if kind == "python")
+    assert len(code.strip().splitlines()) <= 20
+    run([sys.executable, "-W", "error", "-c", code], ROOT)
+
+
+@pytest.mark.slow
+def test_the_benchmark_prints_its_table(monkeypatch, capsys):
+    tiny = {"repeats": 1, "train_samples": 256, "measure_samples": 1000}
+    tiny |= {"grokking_epochs": 1, "bert_examples": 32}
+    words = [word for name, value in tiny.items() for word in (f"--{name}", str(value))]
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", *words])
+    benchmark.main()
+    assert len(capsys.readouterr().out.splitlines()) >= 9
+
+
+@pytest.mark.slow
+def test_the_notebook_that_needs_no_results_runs(monkeypatch):
+    monkeypatch.setenv(
+        "OMP_NUM_THREADS", "1"
+    )  # as torch in the tests: the reproduction runs beside
+    assert reproduce.execute_notebook(OWN, reproduce.Config(scale="quick"))
+
+
+@pytest.mark.slow
+def test_the_quick_command_makes_every_figure_and_a_verdict_for_each_claim(reproduced):
+    pictures = {path.name for path in (reproduced.folder / "quick" / "figures").iterdir()}
+    for figure, recipe in RECIPES.items():
+        name = recipe.picture or f"figure{figure}"
+        assert {f"{name}.png", f"{name}.pdf"} <= pictures
+    verdicts = "holds in part|holds|does not hold|no claim"
+    judged = re.findall(rf"^(\w+) .*({verdicts})", reproduced.printed, re.MULTILINE)
+    assert [figure for figure, _ in judged] == list(RECIPES)
+    (executed,) = re.findall(r"^notebooks: (.*)", reproduced.printed, re.MULTILINE)
+    notebooks = {path.stem for path in (ROOT / "notebook").glob("*.ipynb")}
+    assert {*executed.split(", "), OWN} == notebooks
+
+
+@pytest.mark.slow
+def test_a_figure_can_be_made_alone(reproduced, tmp_path):
+    (alone,) = (reproduced.folder / "quick" / "target_linearity").glob("digits-sgd-*.npz")
+    folder = tmp_path / "quick" / "target_linearity"
+    folder.mkdir(parents=True)
+    shutil.copy(alone, folder)
+    words = ["--scale", "quick", "--figures", "4", "--results", str(tmp_path)]
+    printed = run([sys.executable, str(ROOT / "src" / "reproduce.py"), *words], tmp_path)
+    assert "already there" in printed
+    pictures = {path.name for path in (tmp_path / "quick" / "figures").iterdir()}
+    assert pictures == {"figure4.png", "figure4.pdf"}
