@@ -211,16 +211,40 @@ def _span(moments: FeatureMoments) -> _Span:
     return _Span(basis, eigenvalues, kept, cutoff, has_dropped | has_outside, ones)
 
 
-def target_linearity(features: Tensor, targets: Tensor) -> float | Tensor:
-    """TL(H, Y) in [0, 1] (paper, Definition 2).
+def target_linearity(features: Tensor, targets: Tensor, ridge: float = 0.0) -> float | Tensor:
+    """T_λ(H, Y) = 1 − ‖Y − Ŷ_λ‖² / ‖Y‖² in [0, 1], Y column-centred (paper, Definition 2).
+
+    Ŷ_λ = H (HᵀH + λI)⁻¹ Hᵀ Y. As printed, Y is not centred in the numerator; the published code
+    centres it, and so does this one.
 
     Args:
         features: H (…, N, d), any floating dtype; computed in float64.
         targets: class indices (N,) or (…, N), or a matrix (N, c) or (…, N, c).
+        ridge: λ, 0 in every experiment of the paper.
 
     Raises and warns as `report` does.
     """
-    return report(FeatureMoments().update(features, targets)).value
+    moments = FeatureMoments().update(features, targets)
+    linearity = report(moments)
+    return ridge_linearity(moments, ridge) if ridge else linearity.value
+
+
+def ridge_linearity(moments: FeatureMoments, ridge: float) -> float | Tensor:
+    """T_λ of accumulated moments for λ > 0; see `target_linearity`.
+
+    Raises:
+        ValueError: λ is not above zero.
+    """
+    if not ridge > 0:
+        raise ValueError(f"ridge must be above zero, not {ridge}: report gives TL without one")
+    mean = moments.feature_mean
+    gram = moments.scatter + moments.n * mean[..., :, None] * mean[..., None, :]  # HᵀH (…, d, d)
+    identity = torch.eye(moments.d, dtype=gram.dtype, device=gram.device)
+    factor = torch.linalg.cholesky(gram + ridge * identity)
+    slopes = torch.cholesky_solve(moments.cross, factor)  # (…, d, c)
+    # ‖Y‖² − ‖Y − H B‖² = 2 tr(BᵀHᵀY) − tr(BᵀHᵀH B)
+    explained = (slopes * (2 * moments.cross - gram @ slopes)).sum((-2, -1))
+    return scalar(explained / moments.target_variance.sum(-1))
 
 
 def surrogate(features: Tensor, weight: Tensor, targets: Tensor) -> float | Tensor:
@@ -248,6 +272,42 @@ def response_norm(moments: FeatureMoments, weight: Tensor) -> float | Tensor:
     about_mean = ((rows @ moments.scatter) * rows).sum((-2, -1))
     at_mean = (rows @ moments.feature_mean[..., None]).square().sum((-2, -1))
     return scalar(about_mean + moments.n * at_mean)
+
+
+def surrogate_share(moments: FeatureMoments, weight: Tensor) -> float | Tensor:
+    """S_cls / (‖Z_c‖²_op ‖Y‖²) in [0, 1], a lower bound of TL with an intercept (ours).
+
+    Z_c is the centred HWᵀ and S_cls = tr(YᵀZ_c Z_cᵀY), Y column-centred. Z_c Z_cᵀ is at most
+    ‖Z_c‖²_op times the projection onto the range of Z_c, which lies in that of the centred H; and
+    tr(YᵀPY) / ‖Y‖² with P the projection onto the latter is TL with an intercept. Equal where Y
+    lies in the top eigenspace of Z_c Z_cᵀ, as at Neural Collapse.
+
+    Args:
+        moments: of H (…, N, d) and Y.
+        weight: W (…, m, d).
+    """
+    rows = _rows(moments, weight)
+    aligned = (rows @ moments.cross).square().sum((-2, -1))  # S_cls
+    largest = torch.linalg.eigvalsh(rows @ moments.scatter @ rows.mT)[..., -1]  # ‖Z_c‖²_op
+    return scalar(aligned / (largest * moments.target_variance.sum(-1)))
+
+
+def response_cka(moments: FeatureMoments, weight: Tensor) -> float | Tensor:
+    """Linear CKA of responses HWᵀ and targets: S_cls / (‖Z_cZ_cᵀ‖_F ‖YYᵀ‖_F), in [0, 1].
+
+    The surrogate of the paper's Proposition 2, normalised (Kornblith et al., 2019); 1 at Neural
+    Collapse. The moments keep the whole scatter of the targets.
+
+    Args:
+        moments: of H (…, N, d) and Y.
+        weight: W (…, m, d).
+    """
+    if moments.diagonal_targets:
+        raise ValueError("CKA needs the whole scatter of the targets: diagonal_targets is set")
+    rows = _rows(moments, weight)
+    aligned = (rows @ moments.cross).square().sum((-2, -1))
+    norm = torch.linalg.matrix_norm(rows @ moments.scatter @ rows.mT)
+    return scalar(aligned / (norm * torch.linalg.matrix_norm(moments.target_scatter)))
 
 
 def _rows(moments: FeatureMoments, weight: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ Claim: both rise during training, and deeper layers are more target-linear. Figu
 
     python src/experiment/target_linearity.py --datasets cifar10
     python src/experiment/target_linearity.py --optimizer adam
+    python src/experiment/target_linearity.py --learning-rate 0.0005
     python src/experiment/target_linearity.py --scale quick
 
 Results: results/SCALE/target_linearity/DATASET-OPTIMIZER-DIGEST.npz, arrays as in AXES. All curves
@@ -38,7 +39,9 @@ class Config(cli.Common):
     # mnist, svhn, cifar10, cifar100, digits, or paths of .npz files
     datasets: tuple[str, ...] = cli.each(("cifar10", "cifar100"))
     optimizer: Literal["sgd", "adam"] = "sgd"  # sgd is Figure 4, adam is Figure 9
-    learning_rate: float = 0.0005  # rate of either optimizer
+    # rate of either optimizer; None: 0.005 for SGD, the text's (the published code has 0.0005), and
+    # 0.0005 for Adam, which only the code states
+    learning_rate: float | None = None
     momentum: float = 0.8  # momentum of SGD; Adam takes none
     seeds: tuple[int, ...] = (0, 1, 2)  # a seed draws initial weights and batch orders
     epochs: int = 100  # passes over the training set
@@ -51,10 +54,15 @@ class Config(cli.Common):
         cli.check(self, zero=("seeds",), fractions=("momentum",))
         cli.check_datasets(self.datasets)
 
+    @property
+    def rate(self) -> float:
+        return self.learning_rate or {"sgd": 0.005, "adam": 0.0005}[self.optimizer]
+
     def hyperparameters(self) -> dict[str, Any]:
-        """Adam takes no momentum."""
+        """With the rate that is taken, and without momentum for Adam, which takes none."""
+        settings = {**super().hyperparameters(), "learning_rate": self.rate}
         unused = {"momentum"} if self.optimizer == "adam" else set()
-        return {k: v for k, v in super().hyperparameters().items() if k not in unused}
+        return {k: v for k, v in settings.items() if k not in unused}
 
 
 QUICK: dict[str, Any] = {
@@ -68,6 +76,7 @@ _EPOCH, _LAYER = ("seed", "epoch"), ("seed", "epoch", "layer")
 SPLITS = ("train", "test")
 # of hidden layer n: its output, with the weight of the next
 PER_LAYER = ("tl", "rank", "chance", "surrogate", "response_norm")
+PER_LAYER += ("surrogate_share", "response_cka")  # the surrogate, normalised
 AXES = {
     **{f"{split}_{name}": _EPOCH for split in SPLITS for name in ("accuracy", "loss")},
     **{f"{split}_{name}": _LAYER for split in SPLITS for name in PER_LAYER},
@@ -114,7 +123,7 @@ def main() -> None:
         images = cli.load_images(config, dataset)
         name = f"{images.name}-{config.optimizer}"
         settings = {"dataset": images.name, **config.hyperparameters()}
-        replicas = tuple(Replica(seed, {"lr": config.learning_rate}) for seed in config.seeds)
+        replicas = tuple(Replica(seed, {"lr": config.rate}) for seed in config.seeds)
         result = Run(config, "target_linearity", name, settings, images, AXES, replicas)
         for _, arrays in runs.train(functools.partial(run, config, dataset), [result]):
             points = {"epoch": range(config.epochs + 1), "layer": range(1, config.depth + 1)}

@@ -6,7 +6,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from core.linearity import moments_surrogate, report, response_norm
+from core.linearity import (
+    moments_surrogate,
+    report,
+    response_cka,
+    response_norm,
+    surrogate_share,
+)
 from core.moments import FeatureMoments
 from lab.data import Images
 from lab.models import MLP
@@ -65,12 +71,19 @@ def linearity(moments: Sequence[FeatureMoments]) -> dict[str, Tensor]:
 
 
 def responses(moments: Sequence[FeatureMoments], weights: Sequence[Tensor]) -> dict[str, Tensor]:
-    """surrogate and ‖Z‖² = ‖H Wᵀ‖² of every hidden layer, (R, layer) float64.
+    """Measures of every hidden layer's responses Z = HWᵀ, (R, layer) float64.
+
+    surrogate, ‖Z‖², and the surrogate normalised in two ways, `surrogate_share` and `response_cka`.
 
     weights: W (R, m, d) of the layer after each hidden one.
     """
     pairs = list(zip(moments, weights, strict=True))
-    measures = {"surrogate": moments_surrogate, "response_norm": response_norm}
+    measures = {
+        "surrogate": moments_surrogate,
+        "response_norm": response_norm,
+        "surrogate_share": surrogate_share,
+        "response_cka": response_cka,
+    }
     return {
         name: torch.stack([measure(*pair) for pair in pairs], -1)
         for name, measure in measures.items()

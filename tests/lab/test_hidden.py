@@ -52,7 +52,7 @@ def expected_measures(model, split, labels):
         network, y = oracles.torch_layers(model, r), labels[r]
         accuracy, loss = oracles.score(network, x, y)
         row = {"accuracy": accuracy, "loss": loss, "tl": [], "rank": [], "chance": []}
-        row |= {"surrogate": [], "response_norm": []}
+        row |= {"surrogate": [], "response_norm": [], "surrogate_share": [], "response_cka": []}
         targets = oracles.centred(y)
         for layer, h in zip(model.layers[1:], oracles.hidden(network, x), strict=True):
             row["tl"].append(oracles.least_squares(h, y))
@@ -61,6 +61,11 @@ def expected_measures(model, split, labels):
             z = h.numpy() @ layer.weight[r].detach().numpy().T  # without the bias
             row["surrogate"].append(np.trace(targets.T @ z @ z.T @ targets) / CLASSES)
             row["response_norm"].append((z**2).sum())
+            z -= z.mean(0)
+            gram, norm = z @ z.T, np.linalg.norm
+            aligned = np.trace(targets.T @ gram @ targets)
+            row["surrogate_share"].append(aligned / (norm(gram, 2) * (targets**2).sum()))
+            row["response_cka"].append(aligned / (norm(gram) * norm(targets @ targets.T)))
         rows.append(row)
     return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
