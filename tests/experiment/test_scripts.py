@@ -515,12 +515,16 @@ class TestHelp:
                 assert re.search("[a-z]{3,}", words), field
                 assert re.search(r"\(default:\s", block), field
 
-    def test_commands_of_the_docstring_can_be_given(self, script):
+    def test_commands_of_the_docstring_can_be_given(self, script, monkeypatch, tmp_path):
+        monkeypatch.chdir(tmp_path)
         pattern = r"^    (?:python|torchrun [^/]*) src/experiment/(\w+)\.py(.*)$"
         commands = re.findall(pattern, script.__doc__, flags=re.MULTILINE)
         assert "--scale quick" in {words.strip() for _, words in commands} or not script.QUICK
         for called, words in commands:
             assert called == name(script)
+            for word in words.split():
+                if "/" in word:  # a folder of data
+                    Path(word).mkdir(parents=True, exist_ok=True)
             cli.parse(script.Config, script.QUICK, argv=words.split())
 
 
