@@ -283,7 +283,8 @@ def bert_rows(config: Config) -> list[Row]:
     def measure(multiple: int | None) -> None:
         collate = encoders.collator(task, tokenizer, multiple)
         loader = bert_target_linearity.longest_first(rows, preset.measure_batch, collate)
-        bert_target_linearity.one_pass(measured, loader, 2)
+        classes = torch.arange(2)[:, None]  # labels of rows are classes, not numbers of rows
+        bert_target_linearity.one_pass(measured, loader, classes, 2)
 
     table = []
     length = preset.max_length

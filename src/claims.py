@@ -14,8 +14,9 @@ from pathlib import Path
 import tyro
 
 from report.differences import differences_table
+from report.quoted import numbers_table
 from report.recipes import figures_table
-from report.rules import CLAIMS, verdict
+from report.rules import CLAIMS, Finding, verdict
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -47,6 +48,24 @@ def claims_table(root: Path, scale: str) -> str:
     return "\n".join(lines).strip() + "\n"
 
 
+def claims_summary(root: Path, scale: str) -> str:
+    """Markdown: a line a claim, with its verdict and the finding that decides it."""
+    lines = ["| claim | verdict | decided by | figure |", "| --- | --- | --- | --- |"]
+    for claim in CLAIMS:
+        every = [f for rows in claim.findings(root, scale).values() for f in rows]
+        # where the rule is not met everywhere, a place where it is not
+        deciding = min(every, key=lambda finding: finding.met, default=None)
+        number = _in_short(deciding) if deciding else ""
+        cells = (f"{claim.number}: {claim.text}", verdict(every), number, ", ".join(claim.figures))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _in_short(finding: Finding) -> str:
+    """A finding without what stands beside its number."""
+    return f"{finding.where}: {finding.short or finding.number.partition(';')[0]}"
+
+
 def replace_between(text: str, marker: str, content: str) -> str:
     """`text` with what stands between <!-- marker --> and <!-- /marker --> replaced."""
     pattern = re.compile(rf"(<!-- {marker} -->\n).*?(<!-- /{marker} -->)", re.DOTALL)
@@ -63,7 +82,8 @@ def documents(root: Path) -> dict[Path, str]:
         "folder.\n\n"
     )
     tables = {
-        "claims": table,
+        "claims": claims_summary(root, "paper"),
+        "numbers": numbers_table(root, "paper"),
         "figures": figures_table(root, "paper"),
         "differences": differences_table(root, "paper"),
     }

@@ -11,9 +11,11 @@ that bert_train.py leaves, and takes the same options.
 Results: results/SCALE/bert_target_linearity/MODEL-DATA-DIGEST.npz, one a task, arrays as in AXES.
 Features H are the state of a sentence's or pair's first token, one row an example; of tagged words,
 the state of each word's first sub-token, one row a word. Targets Y are the classes. All dimensions
-are kept; with few rows the chance level, about rank / n, is far from zero. Features are computed in
-float64: before training a first token hardly varies between sentences, and the outputs of a
-normalisation sum to zero, so that float32 would leave least squares a direction of pure rounding.
+are kept; with few rows the chance level, about rank / n, is far from zero. Tagged words have a
+second one, of labels permuted between word types, since a word's label mostly follows the word.
+Features are computed in float64: before training a first token hardly varies between sentences, and
+the outputs of a normalisation sum to zero, so that float32 would leave least squares a direction of
+pure rounding.
 """
 
 import functools
@@ -39,9 +41,9 @@ from experiment import bert_train
 from experiment.bert_train import plan, stack
 from lab import checkpoints, cli, cpu, runs
 from lab.errors import DataError, ResultError
-from lab.replicas import Replica, progress_bar
+from lab.replicas import Replica, generator, progress_bar
 from lab.results import Arrays
-from lab.text import encoders, tasks, toy_bert
+from lab.text import encoders, tasks, toy_bert, word_types
 from lab.text.fine_tuning import ORIGIN, SPLITS, read_origin
 from lab.text.tasks import Texts
 
@@ -59,9 +61,12 @@ class Config(bert_train.Config):
 
 QUICK = bert_train.QUICK
 
+PERMUTATIONS = 10  # of the labels of tagged words, together in `type_chance`
 _LAYER = ("seed", "stage", "layer")
 AXES = {
     **{f"{split}_{name}": _LAYER for split in SPLITS for name in ("tl", "rank", "chance")},
+    # of tagged words: TL of labels that are permuted between word types
+    **{f"{split}_type_chance": _LAYER for split in SPLITS},
     "held_out_tl": _LAYER,  # on validation rows, of the least-squares map fitted on training rows
     "train_n": (),  # rows: examples, or tagged words
     "validation_n": (),
@@ -102,15 +107,29 @@ def models(config: Config, texts: Texts, seed: int) -> Iterator[PreTrainedModel]
         yield restore(config, texts, seed, epoch)
 
 
-def batches(config: Config, texts: Texts, split: str) -> DataLoader:
-    """Batches of the examples that are sampled of a split; see `longest_first`."""
+def batches(config: Config, texts: Texts, split: str) -> tuple[DataLoader, Tensor]:
+    """The examples that are sampled of a split, and the classes of its measured rows.
+
+    Returns:
+        batches, see `longest_first`, whose labels are numbers of rows; for each row its class and,
+        of a tagged word, those of PERMUTATIONS between word types: (N, 1) or (N, 1 + PERMUTATIONS).
+    """
     rows = texts.validation
     if split == "train":
         rows = tasks.draw(texts.train, config.train_examples)
     tokenizer = config.load_tokenizer()
     sampled = tasks.draw(rows, config.samples)
     coded = encoders.encode(texts.task, sampled, tokenizer, config.max_length)
-    return longest_first(coded, config.measure_batch, encoders.collator(texts.task, tokenizer))
+    if texts.task.tagged:
+        coded, labels, types = word_types.number_words(coded)
+        source = generator(0, "measurement")
+        permuted = [word_types.permute_labels(labels, types, source) for _ in range(PERMUTATIONS)]
+        classes = torch.stack([labels, *permuted], 1)
+    else:
+        classes = torch.tensor(coded["labels"])[:, None]
+        coded = coded.remove_columns("labels").add_column("labels", range(len(coded)))
+    collate = encoders.collator(texts.task, tokenizer)
+    return longest_first(coded, config.measure_batch, collate), classes
 
 
 def longest_first(coded: Dataset, batch_size: int, collate: Callable) -> DataLoader:
@@ -122,15 +141,23 @@ def longest_first(coded: Dataset, batch_size: int, collate: Callable) -> DataLoa
 
 @torch.no_grad()
 def one_pass(
-    model: PreTrainedModel, loader: Iterable[Mapping[str, Tensor]], classes: int
+    model: PreTrainedModel, loader: Iterable[Mapping[str, Tensor]], labels: Tensor, classes: int
 ) -> list[FeatureMoments]:
-    """Moments of the features of the embeddings and of every layer, with the one-hot classes."""
-    moments: list[FeatureMoments] = []
+    """Moments of the features of the embeddings and of every layer, with the one-hot labels.
+
+    Args:
+        model: measured.
+        loader, labels: see `batches`; labels (N, k).
+        classes: c.
+
+    Returns:
+        moments of each layer with k c targets.
+    """
+    labels, moments = labels.to(model.device), []
     for batch in loader:
         inputs = {name: values.to(model.device) for name, values in batch.items()}
-        labels = inputs.pop("labels")
-        mask, labels = encoders.labelled_tokens(labels, inputs["attention_mask"])
-        targets = functional.one_hot(labels, classes)  # (N, c)
+        mask, rows = encoders.labelled_tokens(inputs.pop("labels"), inputs["attention_mask"])
+        targets = functional.one_hot(labels[rows], classes).flatten(1)  # (n, k c)
         states = model.base_model(**inputs, output_hidden_states=True).hidden_states
         moments = moments or [FeatureMoments() for _ in states]
         for sums, state in zip(moments, states, strict=True):  # state (B, T, d)
@@ -138,15 +165,20 @@ def one_pass(
     return moments
 
 
-def layer_measures(moments: Mapping[str, Sequence[FeatureMoments]]) -> Arrays:
+def layer_measures(moments: Mapping[str, Sequence[FeatureMoments]], classes: int) -> Arrays:
     """Measures of every layer (layer,), and the numbers of rows and features, from each split."""
     arrays = {}
+    true = {name: [sums.columns(slice(classes)) for sums in moments[name]] for name in SPLITS}
     for split in SPLITS:
-        reports = [report(sums) for sums in moments[split]]
+        reports = [report(sums) for sums in true[split]]
         for name, key in (("tl", "value"), ("rank", "rank"), ("chance", "chance")):
             arrays[f"{split}_{name}"] = np.array([getattr(layer, key) for layer in reports])
         arrays |= {f"{split}_n": np.array(reports[0].n), "d": np.array(reports[0].d)}
-    pairs = zip(moments["train"], moments["validation"], strict=True)
+        if moments[split][0].c > classes:
+            permuted = [sums.columns(slice(classes, None)) for sums in moments[split]]
+            values = [report(sums).value for sums in permuted]
+            arrays[f"{split}_type_chance"] = np.array(values)
+    pairs = zip(true["train"], true["validation"], strict=True)
     return arrays | {"held_out_tl": np.array([held_out_linearity(*pair) for pair in pairs])}
 
 
@@ -154,7 +186,8 @@ def run(config: Config, task: str, replicas: Sequence[Replica]) -> Arrays:
     """Measure every stage with the seed of each replica; name -> (R, stage, …)."""
     encoders.quiet()
     texts = config.load_texts(task)
-    loaders = {split: batches(config, texts, split) for split in SPLITS}
+    parts = {split: batches(config, texts, split) for split in SPLITS}
+    classes = len(texts.labels)
     seeds = []
     for replica in replicas:
         measures = []
@@ -163,9 +196,8 @@ def run(config: Config, task: str, replicas: Sequence[Replica]) -> Arrays:
         with bar, cpu.threads(config.jobs_and_threads[1]):
             for model in models(config, texts, replica.seed):
                 model.eval().to(config.resolved_device, torch.float64)
-                classes = len(texts.labels)
-                moments = {split: one_pass(model, loaders[split], classes) for split in SPLITS}
-                measures.append(layer_measures(moments))
+                moments = {split: one_pass(model, *parts[split], classes) for split in SPLITS}
+                measures.append(layer_measures(moments, classes))
                 bar.update()
         seeds.append(stack(measures))
     return stack(seeds)

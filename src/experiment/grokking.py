@@ -1,4 +1,4 @@
-"""Figure 13: Target Linearity while a network groks modular addition.
+"""Figures 13 and 14: Target Linearity while a network groks modular addition.
 
 Claim: the gap of Target Linearity between the last two hidden layers moves with the generalisation
 gap. An MLP learns x + y mod 61 from 70 % of all pairs, in float64, under several weight decays.
@@ -40,9 +40,9 @@ from lab.runs import Run
 
 @dataclass(frozen=True, kw_only=True)
 class Config(cli.Common):
-    """Hyperparameters of Figure 13, the paper's; it had one seed."""
+    """Hyperparameters of Figures 13 and 14, the paper's; it had one seed."""
 
-    # weight decays of AdamW
+    # weight decays of AdamW; 1 is not the paper's
     weight_decays: tuple[float, ...] = cli.each((0.0, 0.25, 0.5, 0.75, 1.0))
     learning_rate: float = 0.001  # rate of AdamW
     beta1: float = 0.9  # decay rate of AdamW's mean of gradients

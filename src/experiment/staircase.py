@@ -1,7 +1,8 @@
-"""Figure 8: how far the last hidden features of narrow and wide networks fit a staircase function.
+"""Figures 8 and 3: how well the last hidden features of a network fit a staircase function.
 
 Claim: wide (lazy) networks fit y_ols, the ridge fit of the target on their last hidden features,
-and leave it where it was; narrow (rich) ones improve it.
+and leave it where it was; narrow (rich) ones improve it. Figure 8 shows the distances between the
+target y, the output ŷ (f_t in section 4.2) and y_ols (f_OLS,t), Figure 3 the paths of the two.
 
     python src/experiment/staircase.py
     python src/experiment/staircase.py --scale quick
@@ -24,12 +25,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lab import cli, data, results, runs, training
 from lab.errors import ConfigError
-from lab.replicas import Replica, generators, make_optimizer
+from lab.replicas import Replica, generator, generators, make_optimizer
 from lab.results import Arrays
 from lab.runs import Run
 
@@ -40,7 +42,8 @@ TERMS = 4  # of the target
 class Config(cli.Common):
     """Hyperparameters of Figure 8, the paper's; it had one draw, of seed 42."""
 
-    widths: tuple[int, ...] = cli.each((32, 128, 512, 1024))  # units of a hidden layer
+    # units of a hidden layer; 960, just under the number of samples, is not the paper's
+    widths: tuple[int, ...] = cli.each((32, 128, 512, 960, 1024))
     depth: int = 3  # weight matrices, one more than hidden layers
     # a seed draws data, the same for every width, and initial weights
     seeds: tuple[int, ...] = (42, 43, 44, 45, 46)
@@ -74,7 +77,7 @@ QUICK: dict[str, Any] = {
     "epochs": 1000,
 }
 
-_EPOCH = ("seed", "epoch")
+_EPOCH, _POINT = ("seed", "epoch"), ("seed", "epoch", "coordinate")
 AXES = {
     "ols_error": _EPOCH,  # (1/N) ‖y − y_ols‖²
     "ols_distance": _EPOCH,  # (1/N) ‖ŷ − y_ols‖²
@@ -82,6 +85,12 @@ AXES = {
     "ols_movement": _EPOCH,  # (1/N) ‖y_ols − y_ols before training‖²
     # ‖H − H before training‖ / ‖H before training‖, Frobenius norms
     "feature_movement": _EPOCH,
+    # ols_error and loss on N samples held out; y_ols is fitted on the training set
+    "held_out_ols_error": _EPOCH,
+    "held_out_loss": _EPOCH,
+    # ŷ − y and y_ols − y: two coordinates in `initial_plane`, and the distance from it
+    "output_coordinates": _POINT,
+    "ols_coordinates": _POINT,
     "seed": ("seed",),
     "epoch": ("epoch",),
 }
@@ -92,15 +101,23 @@ def staircase(x: Tensor) -> Tensor:
     return x[..., :TERMS].cumprod(-1).sum(-1)
 
 
-def draw(config: Config, seed: int) -> tuple[Tensor, Tensor]:
+def draw(config: Config, seed: int, held_out: bool = False) -> tuple[Tensor, Tensor]:
     """Standard normal x (N, inputs) and its target y (N,), both float32.
 
     Drawn in float64, for torch's float32 normals differ between processors in their last bits.
     """
-    generator = torch.Generator().manual_seed(seed)
-    shape = (config.samples, config.inputs)
-    x = torch.randn(shape, dtype=torch.float64, generator=generator)
+    g = generator(seed, "measurement") if held_out else torch.Generator().manual_seed(seed)
+    x = torch.randn((config.samples, config.inputs), dtype=torch.float64, generator=g)
     return x.float(), staircase(x).float()
+
+
+def stack_draws(
+    config: Config, replicas: Sequence[Replica], held_out: bool = False
+) -> tuple[Tensor, Tensor]:
+    """x (R, inputs, N) and y (R, N) of all replicas, on the device."""
+    draws = [draw(config, replica.seed, held_out) for replica in replicas]
+    x, y = (torch.stack(parts).to(config.resolved_device) for parts in zip(*draws, strict=True))
+    return x.mT.contiguous(), y
 
 
 @dataclass(frozen=True)
@@ -139,8 +156,8 @@ class Network(nn.Module):
         return torch.bmm(self.weights[-1], h).squeeze(1) / math.sqrt(h.shape[1])
 
 
-def ridge_residual(h: Tensor, y: Tensor, ridge: float) -> Tensor:
-    """y − y_ols with y_ols = H (HᵀH + λI)⁻¹ Hᵀ y, in float64.
+def ridge_fit(h: Tensor, y: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+    """Coefficients of y_ols = H (HᵀH + λI)⁻¹ Hᵀ y, and y − y_ols, in float64.
 
     Factorises the smaller of w × w and N × N: y − y_ols = λ (HHᵀ + λI)⁻¹ y is the same vector.
 
@@ -150,7 +167,7 @@ def ridge_residual(h: Tensor, y: Tensor, ridge: float) -> Tensor:
         ridge: λ.
 
     Returns:
-        (…, N).
+        (…, w) and (…, N).
     """
     h, y = h.double(), y.double()[..., None]
     dual = h.shape[-1] > h.shape[-2]
@@ -158,18 +175,57 @@ def ridge_residual(h: Tensor, y: Tensor, ridge: float) -> Tensor:
     gram.diagonal(dim1=-2, dim2=-1).add_(ridge)
     factor = torch.linalg.cholesky(gram)
     if dual:
-        return ridge * torch.cholesky_solve(y, factor).squeeze(-1)
-    return (y - h @ torch.cholesky_solve(h.mT @ y, factor)).squeeze(-1)
+        solution = torch.cholesky_solve(y, factor)
+        coefficients, residual = h.mT @ solution, ridge * solution
+    else:
+        coefficients = torch.cholesky_solve(h.mT @ y, factor)
+        residual = y - h @ coefficients
+    return coefficients.squeeze(-1), residual.squeeze(-1)
+
+
+def initial_plane(error: Tensor, residual: Tensor) -> Tensor:
+    """Orthonormal axes (R, 2, N) of the plane through y, ŷ and y_ols before training.
+
+    The first points from ŷ to y_ols, the second, at right angles to it, from y_ols towards y.
+
+    Args:
+        error: y − ŷ (R, N).
+        residual: y − y_ols (R, N).
+    """
+    first = functional.normalize(error - residual, dim=-1)
+    along = (residual * first).sum(-1, keepdim=True) * first
+    return torch.stack([first, functional.normalize(residual - along, dim=-1)], -2)
+
+
+def coordinates(vectors: Tensor, plane: Tensor) -> Tensor:
+    """Along both axes of a plane (R, 2, N), and the distance from it: (R, N) -> (R, 3)."""
+    inside = torch.einsum("rpn,rn->rp", plane, vectors)
+    outside = vectors - torch.einsum("rpn,rp->rn", plane, inside)
+    return torch.cat([inside, torch.linalg.vector_norm(outside, dim=-1, keepdim=True)], -1)
+
+
+@torch.no_grad()
+def held_out_errors(
+    model: Network, coefficients: Tensor, x: Tensor, y: Tensor
+) -> dict[str, Tensor]:
+    """Mean squared errors (R,) of y_ols and ŷ on samples held out, x (R, inputs, N) and y (R, N).
+
+    coefficients: of y_ols on the training set, (R, width).
+    """
+    h = model.features(x)
+    y_ols = torch.einsum("rw,rwn->rn", coefficients, h.double())
+    return {
+        "held_out_ols_error": (y - y_ols).square().mean(1),
+        "held_out_loss": (y.double() - model.readout(h)).square().mean(1),
+    }
 
 
 def run(config: Config, width: int, replicas: Sequence[Replica]) -> Arrays:
-    """Train the networks of one width as one batch; name -> (R, measured epochs)."""
-    device = config.resolved_device
-    draws = [draw(config, replica.seed) for replica in replicas]
-    x, y = (torch.stack(parts).to(device) for parts in zip(*draws, strict=True))
-    x = x.mT.contiguous()  # (R, inputs, N); y is (R, N)
+    """Train the networks of one width as one batch; name -> (R, measured epochs, …)."""
+    x, y = stack_draws(config, replicas)
+    x_held_out, y_held_out = stack_draws(config, replicas, held_out=True)
     widths = (config.inputs, *[width] * (config.depth - 1))
-    model = Network(widths, generators(replicas, "weights")).to(device)
+    model = Network(widths, generators(replicas, "weights")).to(config.resolved_device)
     optimizer = make_optimizer(torch.optim.SGD, model, replicas, fused=True)
     measured = set(config.measured)
     description = f"width {width} seed {replicas[0].seed}"
@@ -180,9 +236,10 @@ def run(config: Config, width: int, replicas: Sequence[Replica]) -> Arrays:
             if epoch in measured:
                 epochs.check([output])
                 features, error = h.detach(), y.double() - output.detach()  # y − ŷ
-                residual = ridge_residual(features.mT, y, config.ridge)  # y − y_ols
+                coefficients, residual = ridge_fit(features.mT, y, config.ridge)  # y − y_ols
                 if epoch == 0:
                     features_before, residual_before = features, residual
+                    plane = initial_plane(error, residual)
                 moved = torch.linalg.matrix_norm(features - features_before)
                 measures = {
                     "ols_error": residual.square().mean(1),
@@ -190,6 +247,9 @@ def run(config: Config, width: int, replicas: Sequence[Replica]) -> Arrays:
                     "loss": error.square().mean(1),
                     "ols_movement": (residual - residual_before).square().mean(1),
                     "feature_movement": moved / torch.linalg.matrix_norm(features_before),
+                    **held_out_errors(model, coefficients, x_held_out, y_held_out),
+                    "output_coordinates": coordinates(-error, plane),
+                    "ols_coordinates": coordinates(-residual, plane),
                 }
                 epochs.record({name: value.double() for name, value in measures.items()})
             if epoch < config.epochs:

@@ -7,7 +7,8 @@ linear R² of the virtual points grows.
     python src/experiment/swissroll.py --seeds 0 1 2 --epochs 50
 
 The virtual points at epoch t are X − γ Σ_{s<t} ∂L/∂X(s), the sum of the gradients before each step
-so far. A control takes the gradients of a network that is never trained.
+so far. A control takes the gradients of a network that is never trained. At the last frame the R²
+of both is also measured for other rates γ.
 
 Results: results/SCALE/swissroll/swissroll-DIGEST.npz, arrays as in AXES. Epoch 0 is before
 training, and everything at an epoch is measured at the same moment. It takes seconds;
@@ -52,6 +53,10 @@ class Config(cli.Common):
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)  # a seed draws initial weights
     last_frame: int = 50  # last epoch whose virtual points are kept
     every: int = 2  # epochs from one kept frame to the next
+    # rates γ for which R² is measured at the last frame
+    virtual_rates: tuple[float, ...] = cli.added(
+        tuple(digit * 10.0**power for power in range(6) for digit in (1, 2, 5)), earlier=()
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -76,13 +81,18 @@ AXES = {
     # cosine between the changes of W₁ᵀW₁ and of the Virtual Covariance; nan at epoch 0
     "alignment": _EPOCH,
     "first_order_alignment": _EPOCH,  # the same with the part of that change that is linear in γ
+    # R² at the last frame under other rates γ, trained and never trained
+    "r2_by_rate": ("seed", "virtual_rate"),
+    "r2_frozen_by_rate": ("seed", "virtual_rate"),
     "gram": ("seed", "epoch", "row", "column"),  # W₁ᵀW₁
     # virtual points, each coordinate scaled to [0, 1]
     "points": ("seed", "frame", "sample", "coordinate"),
+    "points_frozen": ("seed", "sample", "coordinate"),  # at the last frame, never trained
     "target": ("sample",),
     "seed": ("seed",),
     "epoch": ("epoch",),
     "frame": ("frame",),  # epochs of `points`
+    "virtual_rate": ("virtual_rate",),
 }
 
 
@@ -120,6 +130,12 @@ def linear_r2(points: Tensor, target: Tensor) -> Tensor:
     return target_linearity(points - points.mean(-2, keepdim=True), target)
 
 
+def r2_by_rate(x: Tensor, gradient: Tensor, target: Tensor, rates: Sequence[float]) -> Tensor:
+    """`linear_r2` of the virtual points X − γ A for every rate γ: (R, rate)."""
+    values = [linear_r2(virtual_update(x, gradient, rate), target) for rate in rates]
+    return torch.stack(values, -1)
+
+
 def alignments(x: Tensor, gradient: Tensor, rate: float, gram_change: Tensor) -> dict[str, Tensor]:
     """Cosines of the changes of the Gram matrix and of the Virtual Covariance, (R,) each.
 
@@ -153,7 +169,7 @@ def run(config: Config, replicas: Sequence[Replica]) -> Arrays:
     gradient = torch.zeros_like(x)  # Σ_{s<t} ∂L/∂X(s) (R, N, 2)
     initial_gradient = torch.zeros_like(x)  # ∂L/∂X(0)
     initial_gram = weight_gram(first.weight.detach().double())  # (R, 2, 2)
-    frames = []
+    frames, at_last_frame = [], {}
     with training.Epochs(config.epochs, model, f"swissroll seed {replicas[0].seed}") as epochs:
         for epoch in epochs:  # 0: before training
             loss = (model(inputs) - y).square().mean((1, 2))  # (R,)
@@ -170,6 +186,13 @@ def run(config: Config, replicas: Sequence[Replica]) -> Arrays:
             epochs.record(measures | alignments(x, gradient, rate, gram - initial_gram))
             if epoch in config.frames:
                 frames.append(min_max(virtual).float())
+            if epoch == config.frames[-1]:
+                sums = {"r2": gradient, "r2_frozen": epoch * initial_gradient}
+                at_last_frame = {
+                    f"{name}_by_rate": r2_by_rate(x, total, target, config.virtual_rates)
+                    for name, total in sums.items()
+                }
+                at_last_frame["points_frozen"] = min_max(frozen).float()
             if epoch < config.epochs:
                 loss.sum().backward()  # over replicas, whose gradients do not mix
                 gradient += inputs.grad
@@ -178,7 +201,8 @@ def run(config: Config, replicas: Sequence[Replica]) -> Arrays:
                 optimizer.step()
                 optimizer.zero_grad()
                 inputs.grad = None
-    return epochs.arrays | {"points": torch.stack(frames, 1).cpu().numpy()}
+    kept = at_last_frame | {"points": torch.stack(frames, 1)}
+    return epochs.arrays | {name: values.cpu().numpy() for name, values in kept.items()}
 
 
 def execute(config: Config) -> None:
@@ -190,7 +214,8 @@ def execute(config: Config) -> None:
     # one process by default: starting more takes longer than the work
     for _, arrays in runs.train(functools.partial(run, config), [result], config.jobs or 1):
         points = {"epoch": range(config.epochs + 1), "frame": config.frames}
-        result.save(arrays | {"target": roll.target, "seed": config.seeds} | points)
+        points |= {"seed": config.seeds, "virtual_rate": config.virtual_rates}
+        result.save(arrays | {"target": roll.target} | points)
 
 
 def main() -> None:

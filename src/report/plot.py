@@ -14,11 +14,6 @@ from matplotlib.ticker import MaxNLocator
 from core.layer_table import LayerTable
 from lab.results import Result, plain
 
-METHODS = {  # method -> (name in legends, colour)
-    "plain": ("plain", "0.35"),
-    "exact": ("Gram-whitened, exact", "C0"),
-    "newton_schulz": ("Gram-whitened, as published", "C3"),
-}
 STYLE = {
     "figure.dpi": 110,
     "savefig.dpi": 150,
@@ -37,21 +32,62 @@ def use_style() -> None:
     plt.rcParams.update(STYLE)
 
 
+UNIT, PERCENT = (0.0, 1.0), (0.0, 100.0)  # what a share can be
+
+
 def band(
-    ax: Axes, x: np.ndarray, values: np.ndarray, label: str, color: Any, log: bool = False
+    ax: Axes,
+    x: np.ndarray,
+    values: np.ndarray,
+    label: str | None,
+    color: Any,
+    *,
+    log: bool = False,
+    limits: tuple[float, float] | None = None,
+    deviations: float = 2,
+    linestyle: str = "-",
 ) -> None:
-    """Mean over seeds, ± 2 standard deviations shaded, of logarithms if `log`; values (seed, x)."""
+    """Mean over seeds with a shaded band of standard deviations; values (seed, x).
+
+    Args:
+        log: mean and spread are of the logarithms.
+        limits: what the values can be; the band does not leave them.
+        deviations: half the width of the band.
+    """
     values = np.log10(values) if log else values
-    mean, spread = values.mean(0), 2 * values.std(0, ddof=1) if len(values) > 1 else 0
+    mean = values.mean(0)
+    spread = deviations * values.std(0, ddof=1) if len(values) > 1 else 0
     curves = [10.0**curve if log else curve for curve in (mean, mean - spread, mean + spread)]
-    ax.plot(x, curves[0], label=label, color=color)
+    if limits is not None:
+        curves = [np.clip(curve, *limits) for curve in curves]
+    ax.plot(x, curves[0], label=label, color=color, linestyle=linestyle)
     ax.fill_between(x, *curves[1:], color=color, alpha=0.2, linewidth=0)
     ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
 
 
+def seed_curves(
+    ax: Axes,
+    x: np.ndarray,
+    values: np.ndarray,
+    label: str | None,
+    color: Any,
+    *,
+    linestyle: str = "-",
+) -> None:
+    """Mean over seeds, and each seed as a thin line; values (seed, x)."""
+    ax.plot(x, values.mean(0), label=label, color=color, linestyle=linestyle)
+    ax.plot(x, values.T, color=color, linestyle=linestyle, linewidth=0.5, alpha=0.6)
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+
+
+def quoted(ax: Axes, value: float, label: str) -> None:
+    """A value that the paper's text quotes, as a line across."""
+    ax.axhline(value, color="C3", linestyle=(0, (1, 3)), linewidth=1.2, label=label)
+
+
 def layer_colors(layers: int) -> np.ndarray:
-    """Dark to light from the first layer to the last."""
-    return plt.get_cmap("viridis")(np.linspace(0, 0.85, layers))
+    """Yellow to dark purple from the first layer to the last, as the paper draws them."""
+    return plt.get_cmap("viridis_r")(np.linspace(0.05, 1, layers))
 
 
 def grid(
@@ -143,89 +179,18 @@ def finish(figure: Figure, path: Path, note: str = "") -> None:
         )
 
 
-def accuracy(ax: Axes, runs: Sequence[Result]) -> None:
-    """Test accuracy by epoch, from the first on, of each method on one data set."""
-    for run in sorted(runs, key=lambda r: list(METHODS).index(r.config["method"])):
-        label, color = METHODS[run.config["method"]]
-        band(ax, run["epoch"][1:], 100 * run["test_accuracy"][:, 1:], label, color)
-    ax.set(title=runs[0].label, xlabel="epoch", ylabel="test accuracy (%)")
-
-
-def accuracy_by_rate(ax: Axes, runs: Sequence[Result]) -> None:
-    """Final test accuracy of each method by learning rate on one data set; bars are ± 2 std."""
-    for method, (label, color) in METHODS.items():
-        points = sorted(
-            (run.config["learning_rate"], 100 * run["test_accuracy"][:, -1])
-            for run in runs
-            if run.config["method"] == method
-        )
-        if points:
-            rates, finals = zip(*points, strict=True)
-            spread = [2 * f.std(ddof=1) if len(f) > 1 else 0 for f in finals]
-            ax.errorbar(
-                rates,
-                [f.mean() for f in finals],
-                spread,
-                label=label,
-                color=color,
-                marker="o",
-                capsize=3,
-            )
-    ax.set(
-        title=runs[0].label, xlabel="learning rate", ylabel="final test accuracy (%)", xscale="log"
-    )
-
-
-def whitening_methods(axes: Sequence[Axes], runs: Sequence[Result]) -> None:
-    """Spectrum of the second layer, Gram error of the projection, and accuracy by method."""
-    spectrum, error, last = axes
-    name, start = runs[0].label, runs[0]["singular_values"][:, 0].mean(0)
-    spectrum.plot(
-        np.arange(1, len(start) + 1), start, color="0.7", linestyle="--", label="before training"
-    )
-    for run in sorted(runs, key=lambda r: list(METHODS).index(r.config["method"])):
-        label, color = METHODS[run.config["method"]]
-        values = run["singular_values"][:, -1].mean(0)
-        spectrum.plot(np.arange(1, len(values) + 1), values, color=color, label=label)
-        step_label = {"label": "the optimizer's own step"} if run is runs[-1] else {}
-        error.plot(
-            run["epoch"][1:],
-            run["gram_change"].mean(0)[1:],
-            color="0.5",
-            linestyle=":",
-            **step_label,
-        )
-        if run.config["method"] != "plain":
-            error.plot(
-                run["epoch"][1:],
-                run["gram_error"].mean(0)[1:],
-                color=color,
-                label=f"projection, {label}",
-            )
-    spectrum.set(
-        title=f"{name}: layer 2 after training",
-        xlabel="index, largest first",
-        ylabel="singular value",
-    )
-    error.set(
-        title=f"{name}: change of layer 2's Gram",
-        xlabel="epoch (its last step)",
-        ylabel="relative change",
-    )
-    accuracy(last, runs)
-    error.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-    for ax in axes[:2]:
-        ax.set_yscale("log")
-    error.set_ylim(top=30 * error.get_ylim()[1])  # room for the legend
-    for ax in axes:
-        ax.legend(fontsize=7)
-
-
-def layer_curves(ax: Axes, run: Result, values: np.ndarray, ylabel: str, log: bool = False) -> None:
+def layer_curves(
+    ax: Axes,
+    run: Result,
+    values: np.ndarray,
+    ylabel: str,
+    log: bool = False,
+    limits: tuple[float, float] | None = None,
+) -> None:
     """One curve a hidden layer of a run's (seed, epoch, layer) array, against the epoch."""
     layers = run["layer"]
     for i, (layer, color) in enumerate(zip(layers, layer_colors(len(layers)), strict=True)):
-        band(ax, run["epoch"], values[..., i], f"layer {layer}", color, log)
+        band(ax, run["epoch"], values[..., i], f"layer {layer}", color, log=log, limits=limits)
     ax.set(xlabel="epoch", ylabel=ylabel, yscale="log" if log else "linear")
 
 
@@ -293,3 +258,33 @@ def measure_by_epoch(tables: Mapping[int, LayerTable], name: str = "tl_in") -> F
     ax.set(xlabel="epoch", ylabel=name)
     ax.legend(title="layer", loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
+
+
+def end_mark(ax: Axes, x: float, value: float, color: Any, label: str | None) -> None:
+    """A published end value, hollow beside the end of its curve; in the legend in grey."""
+    ax.plot(x, value, ">", color=color, markersize=6, markerfacecolor="none", clip_on=False)
+    ax.plot([], [], ">", color="0.4", markersize=6, markerfacecolor="none", label=label)
+
+
+def not_measured(ax: Axes) -> None:
+    """What stands in a panel whose array an older result lacks."""
+    ax.text(0.5, 0.5, "not in this result", ha="center", color="0.5", transform=ax.transAxes)
+    ax.set_axis_off()
+
+
+def accuracy_axis(ax: Axes, run: Result, curves: Mapping[str, tuple[str, Any]]) -> Axes:
+    """Accuracies by epoch, dashed, on a second axis on the right; array -> (label, colour)."""
+    right = ax.twinx()
+    for name, (label, color) in curves.items():
+        options = {"limits": PERCENT, "linestyle": "--"}
+        band(right, run["epoch"], 100 * run[name], label, color, **options)
+    right.set(ylabel="accuracy (%)", ylim=(0, 102))
+    right.grid(False)
+    right.spines["right"].set_visible(True)
+    return right
+
+
+def in_order(runs: Sequence[Result], datasets: Sequence[str]) -> list[Result]:
+    """Results in the paper's order of data sets, those of other data last."""
+    place = {name: i for i, name in enumerate(datasets)}
+    return sorted(runs, key=lambda run: place.get(stand_in(run.label), len(datasets)))

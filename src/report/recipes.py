@@ -46,6 +46,13 @@ RECIPES = {
         "whitening_plot",
         "test accuracy by epoch, plain and whitened, close together",
     ),
+    "3": Recipe(
+        "lazy and rich training",
+        ("staircase",),
+        "staircase",
+        "two paths: the ridge fit moves towards the target in the narrow network, and stays there "
+        "in the wide one",
+    ),
     "4": Recipe(
         "TL and surrogate, SGD",
         ("target_linearity",),
@@ -64,6 +71,12 @@ RECIPES = {
         ("whiten_cnn",),
         "whitening_plot",
         "the same as Figure 2 for a CNN",
+    ),
+    "7": Recipe(
+        "Gram, Virtual Covariance Shift and AGOP",
+        ("virtual_covariance",),
+        "virtual_covariance_plot",
+        "diagonals as images: those of WᵀW and Σ VCS alike, AGOP's more concentrated",
     ),
     "8": Recipe(
         "staircase function",
@@ -99,6 +112,12 @@ RECIPES = {
         ("grokking",),
         "grokking_plot",
         "test accuracy that rises long after training accuracy, and TL by layer",
+    ),
+    "14": Recipe(
+        "grokking: the gap of TL",
+        ("grokking",),
+        "grokking_plot",
+        "TL of layer 3 − layer 2, which falls with the generalisation error, but not to zero",
     ),
     "gram": Recipe(
         "does the Gram learn the Virtual Covariance? (ours)",

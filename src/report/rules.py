@@ -36,6 +36,7 @@ class Finding:
     where: str  # the data or setting
     number: str  # with its spread
     met: bool  # whether the rule is met
+    short: str = ""  # the part of the number that decides, where that is not its beginning
 
 
 Judge = Callable[[Path, str, str], Iterator[Finding]]  # from results' root, scale and figure
@@ -296,7 +297,7 @@ MOVES_WITH = 0.5  # correlation that counts as moving together
 @claim(
     "grokking: the gap of Target Linearity between the last two layers moves with the "
     "generalisation gap",
-    ("13",),
+    ("14",),
     "for every weight decay, the correlation over epochs of TL(last layer) − TL(last but one) on "
     f"the training set with training − test accuracy, mean over seeds, is at least {MOVES_WITH}",
 )
@@ -335,7 +336,11 @@ def gram_movement(root: Path, scale: str, figure: str) -> Iterator[Finding]:
             f"layer; cosine of the changes {cosine:.4f} or more at rate {run['rate'].min():g}"
         )
         slopes_met = bool((np.abs(slopes - 1) <= SLOPE).all())
-        yield Finding(run.label, number, residual < IDENTITY and slopes_met and cosine >= ALIGNED)
+        met = residual < IDENTITY and slopes_met and cosine >= ALIGNED
+        short = f"slopes {', '.join(f'{slope:.2f}' for slope in slopes)}"
+        yield Finding(
+            run.label, number, met, short if size is None else f"{short}, batches of {size}"
+        )
 
 
 ROUNDING = 1e-9  # by which an inequality between measurements in float64 may fail
@@ -380,4 +385,5 @@ def collapse_subsumed(root: Path, scale: str, figure: str) -> Iterator[Finding]:
             f"{mean_spread(r)}; last layer, before training → at the end: {ends}"
         )
         met = above == margin.size and r.mean() <= RISES_AS_NC1_FALLS
-        yield Finding(run.label, number, bool(met))
+        short = f"rank correlation of TL and NC1 {mean_spread(r)}"
+        yield Finding(run.label, number, bool(met), short)

@@ -26,8 +26,9 @@ from transformers import (
 from experiment import bert_target_linearity, bert_train
 from experiment.bert_target_linearity import Config
 from lab import checkpoints, cli, results
+from lab.replicas import generator
 from lab.results import Arrays, Result
-from lab.text import encoders, fine_tuning, tasks
+from lab.text import encoders, fine_tuning, tasks, word_types
 from lab.text.tasks import Texts
 from lab.text.toy_bert import ToyBert
 from oracles import chance, least_squares, least_squares_map, one_hot, rank
@@ -118,6 +119,7 @@ class OneByOne:
     features: list[torch.Tensor]  # of each layer (rows, d)
     logits: torch.Tensor  # (rows, c)
     labels: torch.Tensor  # (rows,)
+    tokens: torch.Tensor  # (rows,) the token whose state is the feature
     sizes: list[int]  # rows of each example
 
 
@@ -127,7 +129,7 @@ def one_by_one(
 ) -> OneByOne:
     """Take drawn examples one at a time, without padding, through transformers alone."""
     tokenizer = AutoTokenizer.from_pretrained(config.encoder)
-    features, logits, labels, sizes = [], [], [], []
+    features, logits, labels, tokens, sizes = [], [], [], [], []
     for row in tasks.draw(getattr(texts, split), number):
         if texts.task.tagged:
             coded = tokenizer(row["tokens"], is_split_into_words=True, return_tensors="pt")
@@ -139,19 +141,17 @@ def one_by_one(
         outputs = model(**coded, output_hidden_states=True)
         features.append(torch.stack([h[0, where] for h in outputs.hidden_states]))
         logits.append(outputs.logits[0, where] if texts.task.tagged else outputs.logits)
+        tokens.append(coded["input_ids"][0, where])
         sizes.append(len(where))
     layers = list(torch.cat(features, 1))
-    return OneByOne(layers, torch.cat(logits), torch.tensor(labels), sizes)
+    return OneByOne(layers, torch.cat(logits), torch.tensor(labels), torch.cat(tokens), sizes)
 
 
-def moments(config: Config, texts: Texts, model: torch.nn.Module) -> dict[str, list]:
-    classes = len(texts.labels)
-    return {
-        split: bert_target_linearity.one_pass(
-            model, bert_target_linearity.batches(config, texts, split), classes
-        )
-        for split in ("train", "validation")
-    }
+def measure(config: Config, texts: Texts, model: torch.nn.Module) -> Arrays:
+    classes, script = len(texts.labels), bert_target_linearity
+    parts = {split: script.batches(config, texts, split) for split in ("train", "validation")}
+    moments = {split: script.one_pass(model, *part, classes) for split, part in parts.items()}
+    return script.layer_measures(moments, classes)
 
 
 class TestTargetLinearity:
@@ -186,13 +186,32 @@ class TestTargetLinearity:
             expected = 1 - (rest**2).sum() / (y_new**2).sum()
             assert measured["held_out_tl"][at][layer] == pytest.approx(expected, abs=1e-6)
 
+    def test_of_tagged_words_has_a_chance_level_of_labels_permuted_between_word_types(
+        self, finished
+    ):
+        measured, texts = result(finished, bert_target_linearity, WORD), finished.load_texts(WORD)
+        model, classes = model_at(finished, texts, 3, 2).double(), len(texts.labels)
+        for split in ("train", "validation"):
+            rows = one_by_one(finished, texts, split, model, finished.samples)
+            source = generator(0, "measurement")
+            permuted = [
+                one_hot(word_types.permute_labels(rows.labels, rows.tokens, source), classes)
+                for _ in range(bert_target_linearity.PERMUTATIONS)
+            ]
+            for layer, h in enumerate(rows.features):
+                chance_level = measured[f"{split}_type_chance"][1, 2, layer]
+                expected = least_squares(h, np.concatenate(permuted, 1))
+                assert chance_level == pytest.approx(expected, abs=1e-8)
+        sentences = result(finished, bert_target_linearity, SENTENCE)
+        assert "train_type_chance" not in sentences.arrays
+
     def test_does_not_depend_on_how_sentences_are_batched(self, finished):
         texts = finished.load_texts(WORD)
         model = model_at(finished, texts, 0, 2)
-        expected = bert_target_linearity.layer_measures(moments(finished, texts, model))
+        expected = measure(finished, texts, model)
         for size in (1, 7):
             config = dataclasses.replace(finished, measure_batch=size)
-            arrays = bert_target_linearity.layer_measures(moments(config, texts, model))
+            arrays = measure(config, texts, model)
             assert arrays.keys() == expected.keys()
             for name, values in arrays.items():
                 np.testing.assert_allclose(values, expected[name], atol=2e-5)
@@ -202,7 +221,7 @@ class TestTargetLinearity:
         config = dataclasses.replace(finished, measure_batch=7, samples=None)
         masks = [
             batch["attention_mask"]
-            for batch in bert_target_linearity.batches(config, texts, "train")
+            for batch in bert_target_linearity.batches(config, texts, "train")[0]
         ]
         lengths = [length for mask in masks for length in mask.sum(1).tolist()]
         expected = sorted((len(tokens) + 2 for tokens in texts.train["tokens"]), reverse=True)

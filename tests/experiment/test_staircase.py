@@ -1,4 +1,4 @@
-"""Figure 8 against scikit-learn, a plain training loop, and what least squares predicts."""
+"""Figures 8 and 3 against scikit-learn, a plain training loop, and what least squares predicts."""
 
 from dataclasses import replace
 
@@ -10,12 +10,13 @@ from torch import nn
 
 import cases
 from experiment import staircase
-from experiment.staircase import Config, Network, Source, draw, ridge_residual
+from experiment.staircase import Config, Network, Source, coordinates, draw, ridge_fit
 from lab.errors import ConfigError, Diverged
 from lab.replicas import Replica, generator
 
 SMALL = Config(seeds=(42, 3), samples=40, epochs=50, learning_rate=0.05, device="cpu")
-CURVES = [name for name, axes in staircase.AXES.items() if len(axes) == 2]
+CURVES = [name for name, axes in staircase.AXES.items() if axes == ("seed", "epoch")]
+PATHS = ["output_coordinates", "ols_coordinates"]
 
 
 def run(config, width):
@@ -24,8 +25,8 @@ def run(config, width):
 
 
 def fit(h, y, ridge):
-    """scikit-learn's ridge fit H (HᵀH + λI)⁻¹ Hᵀ y."""
-    return h @ Ridge(alpha=ridge, fit_intercept=False, solver="svd").fit(h, y).coef_
+    """scikit-learn's ridge coefficients (HᵀH + λI)⁻¹ Hᵀ y."""
+    return Ridge(alpha=ridge, fit_intercept=False, solver="svd").fit(h, y).coef_
 
 
 def test_the_target_sums_the_four_products():
@@ -46,6 +47,13 @@ def test_draws_are_standard_normal_and_of_their_seed_alone():
     assert not torch.equal(draw(config, 43)[0], x)
 
 
+def test_samples_held_out_are_others_with_the_same_target():
+    (x, _), (held_out, y) = draw(SMALL, 42), draw(SMALL, 42, held_out=True)
+    assert held_out.shape == x.shape
+    assert not set(held_out.flatten().tolist()) & set(x.flatten().tolist())
+    np.testing.assert_allclose(y, staircase.staircase(held_out.double()), rtol=1e-5, atol=1e-5)
+
+
 def test_the_fingerprint_is_of_the_data_alone():
     def fingerprint(**changes):
         return Source(replace(SMALL, **changes)).fingerprint
@@ -57,17 +65,18 @@ def test_the_fingerprint_is_of_the_data_alone():
 
 @pytest.mark.parametrize("ridge", [0.01, 10.0])
 @pytest.mark.parametrize("shape", [(30, 7), (7, 30), (1, 5)], ids=str)
-def test_ridge_residual_equals_scikit_learn_also_of_features_of_low_rank(shape, ridge):
+def test_the_ridge_fit_equals_scikit_learn_also_of_features_of_low_rank(shape, ridge):
     dense = cases.draw(*shape).relu()
     collapsed = cases.draw(shape[0], 1) * torch.ones(shape)
     h = torch.stack([dense, collapsed, torch.zeros(shape)]).float()
     y = cases.draw(3, shape[0], seed=1).float()
-    residuals = ridge_residual(h, y, ridge)
-    assert residuals.dtype == torch.float64
-    for r, residual in enumerate(residuals):
+    fitted = ridge_fit(h, y, ridge)
+    assert all(part.dtype == torch.float64 for part in fitted)
+    for r, (coefficients, residual) in enumerate(zip(*fitted, strict=True)):
         features, target = h[r].double().numpy(), y[r].double().numpy()
-        expected = target - fit(features, target, ridge)
-        np.testing.assert_allclose(residual, expected, rtol=0, atol=1e-9)
+        expected = fit(features, target, ridge)
+        np.testing.assert_allclose(coefficients, expected, rtol=0, atol=1e-9)
+        np.testing.assert_allclose(residual, target - features @ expected, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("width", [8, 60])
@@ -78,7 +87,7 @@ def test_no_output_of_the_network_has_a_smaller_ridge_objective_than_y_ols(width
     h = model.features(x.mT[None])
     error = (y - model.readout(h)[0]).double()
     readout = (model.weights[-1][0, 0] / width**0.5).double()
-    residual = ridge_residual(h[0].mT, y, 0.01)
+    _, residual = ridge_fit(h[0].mT, y, 0.01)
     smallest = float(y.double() @ residual)  # the objective at its minimum
     objective = error.square().sum() + 0.01 * readout.square().sum()
     assert residual.square().sum() <= smallest <= objective
@@ -98,7 +107,7 @@ def test_initial_weights_are_normal_with_variance_one_over_fan_in():
 
 def by_hand(config, width, seed):
     """One replica, from torch's own layers and scikit-learn: name -> (measured epochs,)."""
-    x, y = draw(config, seed)
+    (x, y), (x_held_out, y_held_out) = draw(config, seed), draw(config, seed, held_out=True)
     widths = (config.inputs, *[width] * (config.depth - 1))
     layers = []
     for weight in Network(widths, [generator(seed, "weights")]).weights:
@@ -114,13 +123,20 @@ def by_hand(config, width, seed):
         output = last(h)[:, 0] / width**0.5
         if epoch % config.every == 0 or epoch == config.epochs:
             features, target, predicted = (a.detach().double().numpy() for a in (h, y, output))
-            y_ols = fit(features, target, config.ridge)
+            coefficients = fit(features, target, config.ridge)
+            y_ols = features @ coefficients
             if epoch == 0:
                 before, y_ols_before = features, y_ols
             pairs = [(target, y_ols), (predicted, y_ols), (target, predicted)]
             distances = [np.mean((a - b) ** 2) for a, b in [*pairs, (y_ols, y_ols_before)]]
             movement = np.linalg.norm(features - before) / np.linalg.norm(before)
-            rows.append((*distances, movement))
+            h_held_out = hidden(x_held_out).detach().double().numpy()
+            readout = last.weight.detach().double().numpy()[0] / width**0.5
+            others = [
+                np.mean((y_held_out.double().numpy() - h_held_out @ map_) ** 2)
+                for map_ in (coefficients, readout)
+            ]
+            rows.append((*distances, movement, *others))
         optimizer.zero_grad()
         nn.functional.mse_loss(output, y).backward()
         optimizer.step()
@@ -141,15 +157,41 @@ def test_a_replica_of_a_batch_equals_the_same_run_alone():
     together = run(replace(SMALL, seeds=(42, 7, 3)), 16)
     alone = run(replace(SMALL, seeds=(7,)), 16)
     for name, values in together.items():
-        np.testing.assert_allclose(values[1], alone[name][0], 1e-4, 1e-6, err_msg=name)
+        tolerance = 1e-4 if name in PATHS else 1e-6  # norms of 40 samples, where others are means
+        np.testing.assert_allclose(values[1], alone[name][0], 1e-4, tolerance, err_msg=name)
     assert len(set(together["loss"][:, 0])) == 3
 
 
 def test_measuring_more_often_changes_no_measurement():
     rarely, often = run(SMALL, 16), run(replace(SMALL, every=1), 16)
     assert SMALL.measured == [0, 20, 40, 50]
-    for name in CURVES:
+    for name in (*CURVES, *PATHS):
         np.testing.assert_array_equal(rarely[name], often[name][:, SMALL.measured], err_msg=name)
+
+
+def test_coordinates_are_of_the_projection_onto_the_plane_of_y_and_both_fits():
+    y, output, y_ols, a, b = cases.draw(5, 30)
+    plane = staircase.initial_plane((y - output)[None], (y - y_ols)[None])
+    span = torch.stack([y - output, y - y_ols], dim=1)
+    onto_span = span @ torch.linalg.pinv(span)
+    at_a, at_b, to_ols, to_y = (
+        coordinates(v[None], plane)[0] for v in (a, b, y_ols - output, y - y_ols)
+    )
+    np.testing.assert_allclose(at_a[:2] @ at_b[:2], a @ onto_span @ b, rtol=1e-10)
+    np.testing.assert_allclose(at_a[2], (a - onto_span @ a).norm(), rtol=1e-10)
+    # from ŷ to y_ols it goes to the right, from there to y upwards
+    np.testing.assert_allclose(to_ols, [(y_ols - output).norm(), 0, 0], atol=1e-12)
+    assert to_y[1] > 0
+
+
+def test_paths_start_in_their_plane_and_are_as_far_from_the_target_as_the_errors_say():
+    arrays = run(SMALL, 16)
+    for name, error in zip(PATHS, ("loss", "ols_error"), strict=True):
+        points = arrays[name]  # (seed, epoch, 3), from the target
+        norms = np.square(points).sum(-1) / SMALL.samples
+        np.testing.assert_allclose(norms, arrays[error], rtol=1e-10)
+        np.testing.assert_allclose(points[:, 0, 2], 0, atol=1e-10)
+        assert (points[:, 1:, 2] > 1e-4).all()
 
 
 def test_with_hardly_a_ridge_the_distances_are_the_sides_of_a_right_triangle():

@@ -16,7 +16,9 @@ from lab.errors import ConfigError, Diverged
 from lab.models import MLP
 from lab.replicas import Replica, generator
 
-SMALL = Config(samples=200, epochs=12, seeds=(0, 3), last_frame=8, every=4, device="cpu")
+SIZES = {"samples": 200, "epochs": 12, "seeds": (0, 3), "last_frame": 8, "every": 4}
+SMALL = Config(**SIZES, virtual_rates=(1.0, 700.0, 1e5), device="cpu")
+BY_RATE = ("r2_by_rate", "r2_frozen_by_rate")
 BY_EPOCH = ("r2", "r2_frozen", "loss", "alignment", "first_order_alignment")
 
 
@@ -78,13 +80,18 @@ def by_hand(config, seed):
         with torch.no_grad():
             for p in network.parameters():
                 p -= config.learning_rate * p.grad
+    last = config.last_frame
+    sums = sum(gradients[:last], np.zeros_like(points)), last * gradients[0]
+    for name, total in zip(BY_RATE, sums, strict=True):
+        rows[name] = [r2(points - rate * total, target) for rate in config.virtual_rates]
+    rows["points_frozen"] = scaled(points - rate * sums[1])
     return {name: np.array(values) for name, values in rows.items()}
 
 
 @pytest.mark.parametrize("r", [0, 1])
 def test_a_seed_equals_a_plain_loop_in_float64(small, r):
     expected = by_hand(SMALL, SMALL.seeds[r])
-    for name in (*BY_EPOCH, "gram"):
+    for name in (*BY_EPOCH, *BY_RATE, "gram", "points_frozen"):
         np.testing.assert_allclose(small[name][r], expected[name], 1e-5, 2e-5, err_msg=name)
     points = expected["points"][[0, 4, 8]]
     np.testing.assert_allclose(small["points"][r], points, atol=1e-5)

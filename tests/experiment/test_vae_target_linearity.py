@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from sklearn.decomposition import PCA
 
 import oracles
 from cases import draw
@@ -136,9 +137,20 @@ def test_variance_around_own_mean_equals_a_loop_over_images(trained):
     rows = trained.measured.flatten(1).double().numpy()
     centred = rows - rows.mean(0)
     own = sum(((row - row.mean()) ** 2).sum() for row in centred)
-    share = vae_target_linearity.variance_around_own_mean(trained.config, trained.images)
+    measures = vae_target_linearity.target_measures(trained.config, trained.images)
+    share = measures["variance_around_own_mean"]
     assert share == pytest.approx(own / (centred**2).sum(), rel=1e-6)  # pixels are float32
     assert 0.5 < share < 1
+
+
+def test_the_ceiling_is_what_as_many_principal_components_reach_as_there_are_latents(
+    trained, measures
+):
+    pixels = trained.measured.flatten(1).double()
+    components = PCA(LATENT).fit_transform(pixels.numpy())
+    ceiling = vae_target_linearity.target_measures(trained.config, trained.images)["ceiling_tl"]
+    assert ceiling == pytest.approx(oracles.least_squares(torch.tensor(components), pixels))
+    assert measures["tl"].max() < ceiling < 1
 
 
 def first_images(images, classes):

@@ -81,3 +81,30 @@ def test_a_figure_is_saved_as_the_same_bytes_twice(tmp_path):
         plot.finish(figure, tmp_path / name, "a note below it")
     for suffix in (".png", ".pdf"):
         assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
+
+
+def test_accuracies_are_dashed_on_an_axis_of_their_own_in_percent():
+    _, ax = plot.plt.subplots()
+    accuracy = np.array([[0.1, 0.9], [0.3, 1.0]])  # (seed, epoch)
+    right = plot.accuracy_axis(ax, {"epoch": np.arange(2), "a": accuracy}, {"a": ("train", "C1")})
+    assert not ax.lines
+    (line,) = right.lines
+    np.testing.assert_allclose(line.get_ydata(), [20, 95])
+    assert (line.get_linestyle(), line.get_label()) == ("--", "train")
+    assert right.collections[0].get_paths()[0].vertices[:, 1].max() == 100  # not 95 + 14
+
+
+def test_an_end_mark_stands_at_its_value_and_once_in_the_legend():
+    figure, ax = plot.plt.subplots()
+    for value in (3, 4):
+        plot.end_mark(ax, 20, value, "C0", "published")
+    drawn = [line.get_xydata().tolist() for line in ax.lines if len(line.get_xdata())]
+    assert drawn == [[[20, 3]], [[20, 4]]]
+    plot.shared_legend(figure, np.array([ax]), "outside right center")
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["published"]
+
+
+def test_results_are_in_the_papers_order_of_data_sets_and_others_last():
+    runs = [run(label) for label in ("digits", "cifar10_jpeg", "mnist", "cifar100")]
+    ordered = plot.in_order(runs, ("mnist", "svhn", "cifar10", "cifar100"))
+    assert [r.label for r in ordered] == ["mnist", "cifar10_jpeg", "cifar100", "digits"]

@@ -1,0 +1,220 @@
+"""The numbers that the paper's text quotes, beside ours.
+
+A quoted number stands for all that round to it: ours is the same where it lies within half a unit
+of the quoted number's last digit, plus two standard deviations over seeds.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from experiment import (
+    grokking,
+    random_label,
+    staircase,
+    target_linearity,
+    vae_target_linearity,
+    virtual_covariance,
+    whiten,
+    whiten_cnn,
+)
+from lab.results import Result
+from report.lookup import lookup, mean_spread
+from report.recipes import ANY_ENCODER
+
+
+@dataclass(frozen=True)
+class Row:
+    """One quoted number, or sentence with a number, and ours."""
+
+    figure: str
+    what: str
+    quoted: str
+    ours: str  # with two standard deviations over seeds
+    setting: str  # what differs from the paper's
+    same: bool
+
+
+Source = Callable[[Path, str], Iterator[Row]]
+SOURCES: list[Source] = []
+
+
+def source(function: Source) -> Source:
+    """Registers a function that yields rows."""
+    SOURCES.append(function)
+    return function
+
+
+def numbers_table(root: Path, scale: str) -> str:
+    """Markdown: a row a quoted number."""
+    lines = ["| figure | what | the text | ours | setting | same |"]
+    lines.append("| --- | --- | --- | --- | --- | --- |")
+    rows = [row for function in SOURCES for row in function(root, scale)]
+    for row in sorted(rows, key=lambda row: int(row.figure)):
+        cells = (row.figure, row.what, row.quoted, row.ours, row.setting)
+        lines.append(f"| {' | '.join(cells)} | {'yes' if row.same else 'no'} |")
+    return "\n".join(lines) + "\n"
+
+
+def number(
+    figure: str,
+    what: str,
+    quoted: str,
+    values: np.ndarray,
+    setting: str = "",
+    digits: int | None = None,
+) -> Row:
+    """A row of a quoted number ("0.45") or bound ("above 0.5"), from our values over seeds."""
+    bound, _, text = quoted.rpartition(" ")
+    value = float(text)
+    decimals = len(text.partition(".")[2])
+    digits = decimals + 1 if digits is None else digits
+    spread = 2 * values.std(ddof=1) if len(values) > 1 else 0.0
+    if bound == "above":
+        same = values.mean() > value
+    else:
+        same = abs(values.mean() - value) <= 0.5 * 10.0**-decimals + spread
+    return Row(figure, what, quoted, mean_spread(values, digits), setting, bool(same))
+
+
+def data(run: Result) -> str:
+    """The data set, where it is not the paper's own."""
+    return "cifar10_jpeg" if run.label == "cifar10_jpeg" else ""
+
+
+@source
+def whitening(root: Path, scale: str) -> Iterator[Row]:
+    for figure, script in (("2", whiten), ("6", whiten_cnn)):
+        for exact in lookup(script, root, scale, method="exact", learning_rate=0.01):
+            plain = [
+                run
+                for run in lookup(script, root, scale, method="plain", learning_rate=0.01)
+                if run.label == exact.label
+            ]
+            if not plain:
+                continue
+            gain = 100 * (exact["test_accuracy"] - plain[0]["test_accuracy"])[:, -1]
+            claim = "whitened matches or exceeds plain" if figure == "2" else "negligible"
+            what = f"{exact.label}: accuracy, whitened − plain (points)"
+            spread = 2 * gain.std(ddof=1) / np.sqrt(len(gain))  # of the mean
+            same = gain.mean() >= -spread if figure == "2" else abs(gain.mean()) <= spread
+            yield Row(figure, what, claim, mean_spread(gain), data(exact), bool(same))
+            if figure == "2" and exact.label != "mnist":
+                best = plain[0]["test_accuracy"].mean(0).max()
+                reached = exact["test_accuracy"].mean(0) >= best
+                epoch = int(exact["epoch"][reached.argmax()]) if reached.any() else None
+                what = f"{exact.label}: epoch at which whitened reaches plain's best"
+                ours = f"{epoch}" if epoch is not None else "never in 20"
+                yield Row("2", what, "4–5", ours, data(exact), epoch in (4, 5))
+
+
+@source
+def linearity(root: Path, scale: str) -> Iterator[Row]:
+    for run in lookup(target_linearity, root, scale, optimizer="sgd"):
+        if run.label == "mnist":
+            continue  # the text has no MNIST
+        quoted = {"cifar100": ("0.2", "above 0.15")}.get(run.label, ("0.5", "above 0.5"))
+        last = {name: run[name][:, -1] for name in ("train_accuracy", "test_accuracy")}
+        setting = data(run)
+        yield number("4", "training accuracy", "above 0.9", last["train_accuracy"], setting)
+        yield number("4", "test accuracy", quoted[0], last["test_accuracy"], setting)
+        yield number("4", "TL of the last layer", quoted[1], run["train_tl"][:, -1, -1], setting)
+
+
+@source
+def correlations(root: Path, scale: str) -> Iterator[Row]:
+    for run in lookup(virtual_covariance, root, scale, optimizer="sgd"):
+        setting = ", ".join(filter(None, (data(run), "the input layer, after 10 epochs")))
+        names = {"0.98": ("Σ VCS", "gram_vcs_diagonal"), "0.71": ("AGOP", "gram_agop_diagonal")}
+        for quote, (against, name) in names.items():
+            what = f"ρ of the diagonals of WᵀW and {against}"
+            yield number("7", what, quote, run[name][:, -1, 0], setting)
+        accuracy = 100 * run["test_accuracy"][:, -1]
+        yield number("7", "test accuracy (%)", "46", accuracy, setting)
+
+
+@source
+def distances(root: Path, scale: str) -> Iterator[Row]:
+    published = {32: ("38.8", "15.2", "41.5"), 1024: ("4.2", "44", "44")}
+    names = {"ols_error": "‖y − y_OLS‖", "ols_distance": "‖ŷ − y_OLS‖", "loss": "‖y − ŷ‖"}
+    for run in lookup(staircase, root, scale, ("seeds",)):
+        width = run.config["width"]
+        for quote, (name, what) in zip(published.get(width, ()), names.items(), strict=False):
+            norms = np.sqrt(run.config["samples"] * run[name][:, -1])
+            label = f"width {width}: final {what}"
+            yield number("8", label, quote, norms, "other draws; the notebook's values", 1)
+
+
+@source
+def autoencoders(root: Path, scale: str) -> Iterator[Row]:
+    for run in lookup(vae_target_linearity, root, scale):
+        tl, beta = run["tl"], run["beta"]  # (beta, seed, epoch)
+        for low, text in ((True, "rises steadily"), (False, "stable or slightly rising")):
+            chosen = beta <= 0.1 if low else beta >= 1
+            gain = (tl[chosen, :, -1] - tl[chosen, :, 1]).mean(0)  # from the first epoch
+            steps = np.diff(tl[chosen].mean(1)[:, 1:], axis=1)
+            what = f"{run.label}: TL from epoch 1 to the last, β {'≤ 0.1' if low else '≥ 1'}"
+            ours = f"{mean_spread(gain, 3)}, rises in {(steps > 0).sum()} of {steps.size} epochs"
+            same = (steps > 0).mean() > 0.9 if low else gain.mean() > -0.02
+            yield Row("10", what, text, ours, data(run), bool(same))
+
+
+@source
+def encoders(root: Path, scale: str) -> Iterator[Row]:
+    from experiment import bert_target_linearity
+
+    tasks = {  # ours -> the paper's, last layer: initialised, pre-trained, epoch 3
+        "sst2": ("sentiment", "0.23", "0.58", "0.97"),
+        "sick_nli": ("NLI", "0.16", "0.27", "0.88"),
+        "ud_ewt_pos": ("POS", "0.41", "0.59", "0.91"),
+        "wnut17": ("NER", "0.13", "0.58", "0.92"),
+    }
+    for run in lookup(bert_target_linearity, root, scale, ANY_ENCODER):
+        if run.label in tasks and len(run["stage"]) == 5:
+            task, *quotes = tasks[run.label]
+            setting = f"{run.config['model']}, {run.label}"
+            for stage, quote in zip((0, 1, 4), quotes, strict=True):
+                what = f"{task}: TL of the last layer, {run['stage'][stage]}"
+                yield number("11", what, quote, run["train_tl"][:, stage, -1], setting)
+
+
+@source
+def random_labels(root: Path, scale: str) -> Iterator[Row]:
+    quotes = {  # p -> training accuracy, test accuracy, TL of the last layer
+        0: ("0.85", "0.5", "0.45"),
+        0.25: (None, "0.3", None),
+        0.5: ("0.75", "0.2", "0.3"),
+        0.75: ("0.7", "0.1", "0.25"),
+        1: ("0.7", "0.1", "0.25"),
+    }
+    runs = lookup(random_label, root, scale)
+    for run in sorted(runs, key=lambda run: run.config["probability"]):
+        p = run.config["probability"]
+        values = (
+            ("training accuracy", run["train_accuracy"][:, -1]),
+            ("test accuracy", run["test_accuracy"][:, -1]),
+            ("TL of the last layer", run["train_tl"][:, -1, -1]),
+        )
+        for quote, (what, final) in zip(quotes.get(p, ()), values, strict=False):
+            if quote is not None:
+                yield number("12", f"p = {p:g}: {what}", quote, final, data(run))
+
+
+@source
+def grokking_epochs(root: Path, scale: str) -> Iterator[Row]:
+    runs = lookup(grokking, root, scale)
+    for run in sorted(runs, key=lambda run: run.config["weight_decay"]):
+        decay = run.config["weight_decay"]
+        if not 0 < decay < 1:
+            continue  # the paper's decays
+        tl = run["train_tl"][..., -1].mean(0)  # (epoch,)
+        memorised = int((run["train_accuracy"].mean(0) > 0.99).argmax())
+        groks = int((run["test_accuracy"].mean(0) > 0.9).argmax())
+        what = f"decay {decay:g}: TL of the last layer, memorised (epoch {memorised}) → "
+        what += f"test accuracy above 0.9 (epoch {groks or 'none'})"
+        end = tl[groks] if groks else tl[-1]
+        ours = f"{tl[memorised]:.2f} → {end:.2f}"
+        same = groks > memorised and end > tl[memorised]
+        yield Row("13", what, "keeps rising", ours, "", bool(same))

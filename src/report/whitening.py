@@ -1,0 +1,125 @@
+"""Panels of Figures 2 and 6: plain training beside Gram whitening."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+from scipy.stats import ttest_rel
+
+from lab.results import Result
+from report import plot
+
+METHODS: dict[str, dict[str, Any]] = {  # method -> how its curves look
+    "plain": {"label": "plain", "color": "0.35", "linestyle": "--"},
+    "exact": {"label": "Gram-whitened, exact", "color": "C0", "linestyle": "-"},
+    "newton_schulz": {"label": "Gram-whitened, as published", "color": "C3", "linestyle": "-"},
+}
+
+
+def in_order(runs: Sequence[Result]) -> list[Result]:
+    """Plain first, then the projections."""
+    return sorted(runs, key=lambda run: list(METHODS).index(run.config["method"]))
+
+
+def accuracy(ax: Axes, runs: Sequence[Result]) -> None:
+    """Test accuracy by epoch, from the first on, of each method; bands of one deviation."""
+    for run in in_order(runs):
+        percent, look = 100 * run["test_accuracy"][:, 1:], METHODS[run.config["method"]]
+        plot.band(ax, run["epoch"][1:], percent, limits=plot.PERCENT, deviations=1, **look)
+    ax.set(title=runs[0].label, xlabel="epoch", ylabel="test accuracy (%)")
+
+
+def paired_difference(whitened: Result, plain: Result) -> tuple[np.ndarray, np.ndarray]:
+    """Whitened − plain accuracy, in points, paired by seed.
+
+    Returns:
+        the mean at each epoch (epoch,), and its 95 % interval of a paired t test (2, epoch), nan
+        where there is one seed.
+    """
+    _, first, second = np.intersect1d(whitened["seed"], plain["seed"], return_indices=True)
+    pair = 100 * whitened["test_accuracy"][first], 100 * plain["test_accuracy"][second]
+    mean = (pair[0] - pair[1]).mean(0)
+    if len(first) < 2:
+        return mean, np.full((2, len(mean)), np.nan)
+    return mean, np.stack(ttest_rel(*pair).confidence_interval(0.95))
+
+
+def difference(ax: Axes, runs: Sequence[Result]) -> None:
+    """Whitened − plain accuracy by epoch of each projection, with its 95 % interval."""
+    ax.axhline(0, **METHODS["plain"])
+    by_method = {run.config["method"]: run for run in in_order(runs)}
+    plain = by_method.pop("plain", None)
+    for method, run in by_method.items() if plain else ():
+        mean, interval = paired_difference(run, plain)
+        epochs, look = run["epoch"][1:], METHODS[method]
+        ax.plot(epochs, mean[1:], **look)
+        ax.fill_between(epochs, *interval[:, 1:], color=look["color"], alpha=0.2, linewidth=0)
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    ax.set(xlabel="epoch", ylabel="whitened − plain (points)")
+
+
+def best_of_plain(ax: Axes, runs: Sequence[Result]) -> str:
+    """Mark the best mean accuracy of plain training; say when each projection reaches it."""
+    mean = {run.config["method"]: run["test_accuracy"].mean(0) for run in in_order(runs)}
+    if "plain" not in mean:
+        return ""
+    best = mean.pop("plain").max()
+    ax.axhline(100 * best, color="0.35", linestyle=":", linewidth=1, label="plain's best")
+    epochs = []
+    for method, values in mean.items():
+        name, reached = METHODS[method]["label"].rpartition(", ")[2], values >= best
+        epochs.append(f"{name} {runs[0]['epoch'][reached.argmax()] if reached.any() else 'none'}")
+    return f"{runs[0].label}: epoch at which the mean reaches plain's best: {', '.join(epochs)}."
+
+
+def accuracy_by_rate(ax: Axes, runs: Sequence[Result]) -> None:
+    """Final test accuracy of each method by learning rate; bars of one deviation."""
+    for method, look in METHODS.items():
+        points = sorted(
+            (run.config["learning_rate"], 100 * run["test_accuracy"][:, -1])
+            for run in runs
+            if run.config["method"] == method
+        )
+        if points:
+            mean = np.array([final.mean() for _, final in points])
+            spread = [final.std(ddof=1) if len(final) > 1 else 0 for _, final in points]
+            ends = np.clip([mean - spread, mean + spread], *plot.PERCENT)
+            bars, rates = np.abs(ends - mean), [rate for rate, _ in points]
+            ax.errorbar(rates, mean, bars, marker="o", capsize=3, **look)
+    ax.set(title=runs[0].label, xlabel="learning rate", ylabel="final test accuracy (%)")
+    ax.set_xscale("log")
+
+
+def methods(axes: Sequence[Axes], runs: Sequence[Result]) -> None:
+    """Spectrum of the second layer, Gram error of the projection, and accuracy by method."""
+    spectrum, error, last = axes
+    name, start = runs[0].label, runs[0]["singular_values"][:, 0].mean(0)
+    index = np.arange(1, len(start) + 1)
+    spectrum.plot(index, start, color="0.7", linestyle=":", label="before training")
+    for run in in_order(runs):
+        look, epochs = METHODS[run.config["method"]], run["epoch"][1:]
+        spectrum.plot(index, run["singular_values"][:, -1].mean(0), **look)
+        step = {"label": "the optimizer's own step"} if run is runs[-1] else {}
+        error.plot(epochs, run["gram_change"].mean(0)[1:], color="0.5", linestyle=":", **step)
+        if run.config["method"] != "plain":
+            label = f"projection, {look['label']}"
+            error.plot(epochs, run["gram_error"].mean(0)[1:], **{**look, "label": label})
+    spectrum.set(
+        title=f"{name}: layer 2 after training",
+        xlabel="index, largest first",
+        ylabel="singular value",
+    )
+    error.set(
+        title=f"{name}: change of layer 2's Gram",
+        xlabel="epoch (its last step)",
+        ylabel="relative change",
+    )
+    accuracy(last, runs)
+    error.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    for ax in axes[:2]:
+        ax.set_yscale("log")
+    error.set_ylim(top=30 * error.get_ylim()[1])  # room for the legend
+    for ax in axes:
+        ax.legend(fontsize=7)
