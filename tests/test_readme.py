@@ -75,6 +75,7 @@ def test_the_benchmark_prints_its_table(monkeypatch, capsys):
     tiny |= {"grokking_epochs": 1, "bert_examples": 32}
     words = [word for name, value in tiny.items() for word in (f"--{name}", str(value))]
     monkeypatch.setattr(sys, "argv", ["benchmark.py", *words])
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # of its own process, as torch in the tests
     benchmark.main()
     assert len(capsys.readouterr().out.splitlines()) >= 9
 
@@ -111,4 +112,5 @@ def test_a_figure_can_be_made_alone(reproduced, tmp_path):
     printed = run([sys.executable, str(ROOT / "src" / "reproduce.py"), *words], tmp_path)
     assert "already there" in printed
     pictures = {path.name for path in (tmp_path / "quick" / "figures").iterdir()}
-    assert pictures == {"figure4.png", "figure4.pdf"}
+    assert {"figure4.png", "figure4.pdf"} <= pictures
+    assert all(name.startswith("figure4") for name in pictures)
