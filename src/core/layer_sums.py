@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .agop import gram_agop_cosine
 from .collapse import class_means, collapse, nearest_mean_disagreement
-from .gram import effective_rank
+from .gram import effective_rank, weight_gram
 from .layer_table import LayerRow
 from .linearity import moments_surrogate, report
 from .moments import FeatureMoments
@@ -41,8 +41,7 @@ class LayerSums:
 
     def add_output_gradient(self, gradient: Tensor) -> None:
         """Add ∂f/∂z (g, N, m) of one output and one batch, in float64."""
-        gradient = gradient.to(torch.float64)
-        outer = gradient.mT @ gradient
+        outer = weight_gram(gradient.to(torch.float64))
         self.output_outer = outer if self.output_outer is None else self.output_outer + outer
 
     def all_reduce(self) -> None:

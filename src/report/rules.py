@@ -197,8 +197,8 @@ IMPROVED = 0.8  # share of its start to which a narrow network's y_ols must come
     "wide (lazy) networks fit y_ols and leave it where it was; narrow (rich) ones improve it",
     ("8",),
     "means over draws, last epoch against the first: for the widest network ‖ŷ − y_ols‖² falls "
-    "below a tenth, and y_ols moves by less than a tenth of the first loss; for the narrowest ‖y − "
-    "y_ols‖² falls by a fifth or more",
+    f"below {FITTED} of its start, and y_ols moves by less than {HELD} of the first loss; for the "
+    f"narrowest ‖y − y_ols‖² falls to {IMPROVED} of its start or less",
 )
 def lazy_and_rich(root: Path, scale: str, figure: str) -> Iterator[Finding]:
     runs = sorted(lookup(staircase, root, scale), key=lambda run: run.config["width"])
@@ -320,9 +320,9 @@ ALIGNED = 0.99  # cosine of the two changes at the smallest rate
 @claim(
     "the Feature Learning Equation is exact; the Gram's movement follows the Virtual Covariance's",
     ("gram",),
-    "in float64 the equation's residual is below 10⁻¹⁰; at the end of training of one length the "
-    f"relative difference of the two changes falls with the rate, with slope 1 ± {SLOPE} in every "
-    f"layer; their cosine at the smallest rate is {ALIGNED} or more",
+    f"in float64 the equation's residual is below {IDENTITY:.0e}; at the end of training of one "
+    "length the relative difference of the two changes falls with the rate, with slope "
+    f"1 ± {SLOPE} in every layer; their cosine at the smallest rate is {ALIGNED} or more",
 )
 def gram_movement(root: Path, scale: str, figure: str) -> Iterator[Finding]:
     for run in lookup(gram_virtual_covariance, root, scale):
