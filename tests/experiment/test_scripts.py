@@ -455,7 +455,10 @@ def variants(config: Any) -> Iterator[tuple[dataclasses.Field, Any]]:
 
 class TestPlan:
     @pytest.mark.parametrize("script", SCRIPTS, ids=name)
-    def test_every_other_hyperparameter_names_other_files(self, script, home, tmp_path):
+    def test_every_other_hyperparameter_names_other_files(
+        self, script, home, tmp_path, monkeypatch
+    ):
+        monkeypatch.chdir(tmp_path)  # where the folder of another encoder is made
         datasets = (str(home / "tiny.npz"), str(write_data(tmp_path / "more.npz")))
         config = tiny(script, datasets=datasets, results=tmp_path)
         default = {run.path for run in plan(config)}
