@@ -38,7 +38,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from core.linearity import held_out_linearity, report
 from core.moments import FeatureMoments
 from experiment import bert_train
-from experiment.bert_train import plan, stack
+from experiment.bert_train import plan
 from lab import checkpoints, cli, cpu, runs
 from lab.errors import DataError, ResultError
 from lab.replicas import Replica, generator, progress_bar
@@ -199,8 +199,8 @@ def run(config: Config, task: str, replicas: Sequence[Replica]) -> Arrays:
                 moments = {split: one_pass(model, *parts[split], classes) for split in SPLITS}
                 measures.append(layer_measures(moments, classes))
                 bar.update()
-        seeds.append(stack(measures))
-    return stack(seeds)
+        seeds.append(runs.stack(measures))
+    return runs.stack(seeds)
 
 
 def main() -> None:

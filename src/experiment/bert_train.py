@@ -24,7 +24,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import torch
 import tyro
 from datasets import Dataset
@@ -212,17 +211,12 @@ def fine_tune(config: Config, texts: Texts, seed: int) -> Arrays:
     return fine_tuning.curves(trainer.state.log_history, config.epochs)
 
 
-def stack(parts: Sequence[Arrays]) -> Arrays:
-    """Arrays of the same names, stacked: name -> (parts, …)."""
-    return {name: np.stack([part[name] for part in parts]) for name in parts[0]}
-
-
 def run(config: Config, task: str, replicas: Sequence[Replica]) -> Arrays:
     """Fine-tune with the seed of each replica, one after the other; name -> (R, epoch)."""
     encoders.quiet()
     texts = config.load_texts(task)
     with cpu.threads(config.jobs_and_threads[1]):
-        return stack([fine_tune(config, texts, replica.seed) for replica in replicas])
+        return runs.stack([fine_tune(config, texts, replica.seed) for replica in replicas])
 
 
 def main() -> None:

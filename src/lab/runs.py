@@ -144,7 +144,11 @@ def _is_whole(run: Run, finished: Mapping[str, Mapping[int, Arrays]]) -> bool:
 
 
 def _join(run: Run, finished: Mapping[str, Mapping[int, Arrays]]) -> Arrays:
-    parts = [finished[run.name][i] for i in range(len(run.replicas))]
+    return stack([finished[run.name][i] for i in range(len(run.replicas))])
+
+
+def stack(parts: Sequence[Arrays]) -> Arrays:
+    """Arrays of the same names, stacked: name -> (parts, …)."""
     return {name: np.stack([part[name] for part in parts]) for name in parts[0]}
 
 

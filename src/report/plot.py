@@ -194,23 +194,6 @@ def layer_curves(
     ax.set(xlabel="epoch", ylabel=ylabel, yscale="log" if log else "linear")
 
 
-def linearity(axes: np.ndarray, run: Result) -> None:
-    """Rows train and test; columns TL, surrogate, ‖Z‖², accuracy, loss. axes (2, 5)."""
-    for row, split in zip(axes, ("train", "test"), strict=True):
-        layer_curves(row[0], run, run[f"{split}_tl"], "Target Linearity")
-        chance = run[f"{split}_chance"].mean()
-        row[0].axhline(chance, color="0.5", linestyle=":", label=f"chance {chance:.3f}")
-        layer_curves(row[1], run, run[f"{split}_surrogate"], "surrogate", log=True)
-        layer_curves(row[2], run, run[f"{split}_response_norm"], "$\\|Z\\|_F^2$", log=True)
-        band(row[3], run["epoch"], 100 * run[f"{split}_accuracy"], split, "0.2")
-        band(row[4], run["epoch"], run[f"{split}_loss"], split, "0.2")
-        row[3].set(xlabel="epoch", ylabel="accuracy (%)")
-        row[4].set(xlabel="epoch", ylabel="cross-entropy (nats)")
-        for ax in row:
-            ax.set_title(f"{run.label}, {split}")
-        row[0].legend(fontsize=7)
-
-
 def strip(ax: Axes, images: np.ndarray, label: str) -> None:
     """Images (N, C, H, W), uint8, side by side, with a label on the left."""
     row = np.concatenate(
