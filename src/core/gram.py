@@ -10,6 +10,7 @@ Leading axes are a batch. The kernels of a convolution are rows of W: (m, c, k, 
 c·k·k).
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from .batch import ratio, scalar
 
-Method = Literal["exact", "newton_schulz"]
+Method = Literal["exact", "newton_schulz", "step_matched", "complement"]
 
 
 def weight_gram(weight: Tensor, kernel_axes: int = 0) -> Tensor:
@@ -130,6 +131,45 @@ def gram_preserving_update(
     return (polar(before @ triangle.mT) @ triangle).to(dtype)  # (…, m, d) @ (…, d, d)
 
 
+def complement_update(before: Tensor, after: Tensor) -> Tensor:
+    """What `gram_preserving_update` drops, alone: the matrix nearest to `after` with W₁'s Gram.
+
+    V W₁ with V orthogonal, V = polar(W₂ W₁ᵀ): Procrustes with the two weights exchanged. A control
+    (ours): training by these steps never changes a Gram matrix.
+
+    Args:
+        before: W₁ (…, m, d); leading axes are a batch.
+        after: W₂ (…, m, d).
+    """
+    return gram_preserving_update(after, before)
+
+
+def step_matched_update(before: Tensor, after: Tensor) -> Tensor:
+    """W₁ + s (W₂ − W₁), as far from W₁ as `gram_preserving_update` is.
+
+    A control (ours): whitened steps are shorter than plain ones, which alone changes training.
+
+    Args:
+        before: W₁ (…, m, d); leading axes are a batch.
+        after: W₂ (…, m, d).
+
+    Returns:
+        (…, m, d); W₁ where W₂ is W₁.
+    """
+    whitened = gram_preserving_update(before, after)
+    norm = torch.linalg.matrix_norm
+    length, full = (norm(w - before, keepdim=True) for w in (whitened, after))
+    return before + torch.where(full > 0, length / full, 0.0) * (after - before)
+
+
+UPDATES: dict[Method, Callable[[Tensor, Tensor], Tensor]] = {
+    "exact": gram_preserving_update,
+    "newton_schulz": functools.partial(gram_preserving_update, polar=newton_schulz),
+    "step_matched": step_matched_update,
+    "complement": complement_update,
+}
+
+
 class GramWhitening:
     """Makes a torch optimizer move each weight only where that changes the weight's Gram matrix.
 
@@ -151,10 +191,9 @@ class GramWhitening:
     def __init__(
         self, optimizer: torch.optim.Optimizer, method: Method = "exact", batch_dims: int = 0
     ) -> None:
-        rules = {"exact": polar_factor, "newton_schulz": newton_schulz}
-        if method not in rules:
-            raise ValueError(f"unknown method {method!r}: one of {', '.join(rules)}")
-        self.polar = rules[method]
+        if method not in UPDATES:
+            raise ValueError(f"unknown method {method!r}: one of {', '.join(UPDATES)}")
+        self._update = UPDATES[method]
         self.batch_dims = batch_dims
         self._before: list[tuple[Tensor, Tensor]] = []
         self._hooks = [
@@ -176,8 +215,6 @@ class GramWhitening:
         for weight, before in self._before:
             if weight.grad is not None:
                 rows = self.batch_dims + 1  # kernels as rows: (…, m, c, k, k) -> (…, m, c·k·k)
-                update = gram_preserving_update(
-                    before.flatten(rows), weight.flatten(rows), self.polar
-                )
+                update = self._update(before.flatten(rows), weight.flatten(rows))
                 weight.copy_(update.view_as(weight))
         self._before = []

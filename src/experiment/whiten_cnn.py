@@ -39,6 +39,7 @@ class Config(whiten.WhiteningConfig):
 QUICK: dict[str, Any] = {
     "datasets": ("digits",),
     "learning_rates": (0.01,),
+    "complement_rates": (0.01,),
     "seeds": (0, 1, 2),
 }
 

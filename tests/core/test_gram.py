@@ -9,11 +9,13 @@ import torch
 
 from cases import draw
 from core.gram import (
+    complement_update,
     cosine,
     effective_rank,
     gram_preserving_update,
     newton_schulz,
     polar_factor,
+    step_matched_update,
     weight_gram,
 )
 from oracles import difference
@@ -188,3 +190,18 @@ def test_update_that_only_rotates_is_dropped_and_no_update_stays_none(shape):
 def test_update_of_weights_that_are_not_matrices_of_one_shape_is_an_error(shapes):
     with pytest.raises(ValueError, match="one shape"):
         gram_preserving_update(*(torch.ones(shape) for shape in shapes))
+
+
+@pytest.mark.parametrize("shape", [(4, 7), (6, 6), (8, 3)], ids=["wide", "square", "tall"])
+def test_controls_keep_the_first_gram_or_the_whitened_length(shape):
+    before, step = draw(2, *shape), 0.1 * draw(2, *shape, seed=1)
+    whitened = gram_preserving_update(before, before + step)
+    complement = complement_update(before, before + step)
+    matched = step_matched_update(before, before + step)
+    for i, (first, change) in enumerate(zip(before, step, strict=True)):
+        assert difference(complement[i], nearest(first + change, first)) < 1e-12
+        share = (whitened[i] - first).norm() / change.norm()
+        assert 0 < share < 1
+        assert difference(matched[i], first + share * change) < 1e-12
+    assert difference(weight_gram(complement), weight_gram(before)) < 1e-12
+    assert torch.equal(step_matched_update(before, before), before)
