@@ -10,7 +10,7 @@ from sklearn.decomposition import PCA
 import oracles
 from cases import draw
 from core.linearity import surrogate
-from experiment import vae_target_linearity, vae_train
+from experiment import vae_ceiling, vae_target_linearity, vae_train
 from lab import results, runs
 from lab.errors import ConfigError, DataError, ResultError
 from planted_vae import (
@@ -137,8 +137,7 @@ def test_variance_around_own_mean_equals_a_loop_over_images(trained):
     rows = trained.measured.flatten(1).double().numpy()
     centred = rows - rows.mean(0)
     own = sum(((row - row.mean()) ** 2).sum() for row in centred)
-    measures = vae_target_linearity.target_measures(trained.config, trained.images)
-    share = measures["variance_around_own_mean"]
+    share = vae_target_linearity.variance_around_own_mean(trained.config, trained.images)
     assert share == pytest.approx(own / (centred**2).sum(), rel=1e-6)  # pixels are float32
     assert 0.5 < share < 1
 
@@ -148,9 +147,12 @@ def test_the_ceiling_is_what_as_many_principal_components_reach_as_there_are_lat
 ):
     pixels = trained.measured.flatten(1).double()
     components = PCA(LATENT).fit_transform(pixels.numpy())
-    ceiling = vae_target_linearity.target_measures(trained.config, trained.images)["ceiling_tl"]
-    assert ceiling == pytest.approx(oracles.least_squares(torch.tensor(components), pixels))
-    assert measures["tl"].max() < ceiling < 1
+    config = vae_ceiling.Config(components=LATENT, samples=trained.config.samples)
+    ceiling = vae_ceiling.run(config, trained.dataset, REPLICAS[:1])["ceiling_tl"][0]
+    expected = [oracles.least_squares(torch.tensor(components[:, :k]), pixels) for k in (1, LATENT)]
+    assert ceiling[[0, -1]] == pytest.approx(expected)
+    assert ceiling.shape == (LATENT,)
+    assert measures["tl"].max() < ceiling[-1] < 1
 
 
 def first_images(images, classes):
