@@ -16,23 +16,28 @@ METHODS: dict[str, dict[str, Any]] = {  # method -> how its curves look
     "exact": {"label": "Gram-whitened, exact", "color": "C0", "linestyle": "-"},
     "newton_schulz": {"label": "Gram-whitened, as published", "color": "C3", "linestyle": "-"},
 }
+CONTROLS: dict[str, dict[str, Any]] = {
+    "step_matched": {"label": "plain, step-matched", "color": "C1", "linestyle": "--"},
+    "complement": {"label": "complement", "color": "C4", "linestyle": "-."},
+}
+LOOKS = METHODS | CONTROLS
 
 
 def in_order(runs: Sequence[Result]) -> list[Result]:
-    """Plain first, then the projections."""
-    return sorted(runs, key=lambda run: list(METHODS).index(run.config["method"]))
+    """Plain first, then the projections, then the controls."""
+    return sorted(runs, key=lambda run: list(LOOKS).index(run.config["method"]))
 
 
 def accuracy(ax: Axes, runs: Sequence[Result]) -> None:
     """Test accuracy by epoch, from the first on, of each method; bands of one deviation."""
     for run in in_order(runs):
-        percent, look = 100 * run["test_accuracy"][:, 1:], METHODS[run.config["method"]]
+        percent, look = 100 * run["test_accuracy"][:, 1:], LOOKS[run.config["method"]]
         plot.band(ax, run["epoch"][1:], percent, limits=plot.PERCENT, deviations=1, **look)
     ax.set(title=runs[0].label, xlabel="epoch", ylabel="test accuracy (%)")
 
 
 def paired_difference(whitened: Result, plain: Result) -> tuple[np.ndarray, np.ndarray]:
-    """Whitened − plain accuracy, in points, paired by seed.
+    """Difference of two methods' test accuracy, whitened − plain, in points, paired by seed.
 
     Returns:
         the mean at each epoch (epoch,), and its 95 % interval of a paired t test (2, epoch), nan
@@ -60,23 +65,30 @@ def difference(ax: Axes, runs: Sequence[Result]) -> None:
     ax.set(xlabel="epoch", ylabel="whitened − plain (points)")
 
 
+def reaches_best(whitened: Result, plain: Result) -> int | None:
+    """The first epoch at which whitened training's mean accuracy is plain's best; None: never."""
+    reached = whitened["test_accuracy"].mean(0) >= plain["test_accuracy"].mean(0).max()
+    return int(whitened["epoch"][reached.argmax()]) if reached.any() else None
+
+
 def best_of_plain(ax: Axes, runs: Sequence[Result]) -> str:
     """Mark the best mean accuracy of plain training; say when each projection reaches it."""
-    mean = {run.config["method"]: run["test_accuracy"].mean(0) for run in in_order(runs)}
-    if "plain" not in mean:
+    by_method = {run.config["method"]: run for run in in_order(runs)}
+    plain = by_method.pop("plain", None)
+    if plain is None:
         return ""
-    best = mean.pop("plain").max()
-    ax.axhline(100 * best, color="0.35", linestyle=":", linewidth=1, label="plain's best")
+    best = 100 * plain["test_accuracy"].mean(0).max()
+    ax.axhline(best, color="0.35", linestyle=":", linewidth=1, label="plain's best")
     epochs = []
-    for method, values in mean.items():
-        name, reached = METHODS[method]["label"].rpartition(", ")[2], values >= best
-        epochs.append(f"{name} {runs[0]['epoch'][reached.argmax()] if reached.any() else 'none'}")
-    return f"{runs[0].label}: epoch at which the mean reaches plain's best: {', '.join(epochs)}."
+    for method, run in by_method.items():
+        epoch, name = reaches_best(run, plain), LOOKS[method]["label"].rpartition(", ")[2]
+        epochs.append(f"{name} {'none' if epoch is None else epoch}")
+    return f"{plain.label}: epoch at which the mean reaches plain's best: {', '.join(epochs)}."
 
 
 def accuracy_by_rate(ax: Axes, runs: Sequence[Result]) -> None:
     """Final test accuracy of each method by learning rate; bars of one deviation."""
-    for method, look in METHODS.items():
+    for method, look in LOOKS.items():
         points = sorted(
             (run.config["learning_rate"], 100 * run["test_accuracy"][:, -1])
             for run in runs
@@ -90,6 +102,24 @@ def accuracy_by_rate(ax: Axes, runs: Sequence[Result]) -> None:
             ax.errorbar(rates, mean, bars, marker="o", capsize=3, **look)
     ax.set(title=runs[0].label, xlabel="learning rate", ylabel="final test accuracy (%)")
     ax.set_xscale("log")
+
+
+def difference_by_rate(ax: Axes, runs: Sequence[Result]) -> None:
+    """Final accuracy of exact whitening minus that of plain and of step-matched training, by rate.
+
+    Paired by seed, with 95 % intervals.
+    """
+    by_arm = {(run.config["method"], run.config["learning_rate"]): run for run in runs}
+    ax.axhline(0, color="0.5", linewidth=1)
+    for method in ("plain", "step_matched"):
+        rates = sorted(rate for arm, rate in by_arm if arm == method and ("exact", rate) in by_arm)
+        pairs = [paired_difference(by_arm["exact", r], by_arm[method, r]) for r in rates]
+        if pairs:
+            mean = np.array([values[-1] for values, _ in pairs])
+            ends = np.array([interval[:, -1] for _, interval in pairs]).T
+            look = LOOKS[method] | {"label": f"whitened − {LOOKS[method]['label']}"}
+            ax.errorbar(rates, mean, np.abs(ends - mean), marker="o", capsize=3, **look)
+    ax.set(xlabel="learning rate", ylabel="difference (points)", xscale="log")
 
 
 def methods(axes: Sequence[Axes], runs: Sequence[Result]) -> None:

@@ -70,3 +70,16 @@ def test_rates_are_in_order_whatever_the_order_of_the_results(ax):
     whitening.accuracy_by_rate(ax, runs)
     assert ax.lines[0].get_xdata().tolist() == [0.01, 0.1]
     assert ax.lines[0].get_ydata() == pytest.approx([20, 30])
+
+
+def test_final_differences_by_rate_are_paired_with_whichever_plain_arm_is_there(ax):
+    runs = [
+        run(method, [[0, a - shift], [0, a]], (0, 1), rate)
+        for method, shift, start in (("exact", 0.1, 0.5), ("step_matched", 0, 0.4))
+        for a, rate in ((start, 0.1), (start - 0.2, 0.01))
+    ]
+    whitening.difference_by_rate(ax, [*runs, run("plain", [[0, 1], [0, 1]], (0, 1), 0.05)])
+    (bars,) = ax.containers
+    assert bars.get_label() == "whitened − plain, step-matched"
+    assert bars.lines[0].get_xdata().tolist() == [0.01, 0.1]
+    assert bars.lines[0].get_ydata() == pytest.approx([5, 5])
