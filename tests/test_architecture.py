@@ -68,7 +68,8 @@ def test_only_scripts_that_share_a_figures_model_import_another():
         names = [name.split(".") for name in imports(Path("experiment", f"{script}.py"))]
         others = {name[1] for name in names if name[0] == "experiment"}
         if others:
-            assert script == "whiten_cnn" or script.endswith("_target_linearity"), others
+            known = {"whiten_cnn", "vae_ceiling"}
+            assert script in known or script.endswith("_target_linearity"), others
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
