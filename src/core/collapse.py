@@ -26,13 +26,14 @@ It is an equality where classes have one size and Σ_W is the same in every dire
 map can subtract counts in NC1 alone.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .batch import scalar
-from .linearity import EPS
+from .linearity import EPS, rounding, weight_rows
 from .moments import FeatureMoments
 
 
@@ -40,7 +41,8 @@ from .moments import FeatureMoments
 class CollapseReport:
     """NC1 to NC3 of one layer, all zero at full collapse, and what NC1 says of Target Linearity.
 
-    Numbers, or tensors (…) of moments with leading axes.
+    Numbers, or tensors (…) of moments with leading axes. Where the class means are one point to
+    rounding, as those of constant features, NC1 to NC3 are nan and the bound is 0.
     """
 
     nc1: float | Tensor  # tr(Σ_W Σ_B⁺) / K
@@ -56,16 +58,10 @@ def class_means(moments: FeatureMoments) -> Tensor:
     """Means μ_k of the features of each class (…, d, K), of moments whose targets are classes.
 
     Raises:
-        ValueError: targets that are not classes, or a class without samples.
+        ValueError: no samples, targets that are not classes, or a class without samples.
     """
-    counts = moments.n * moments.target_mean  # (…, K)
-    if not moments.one_hot:
-        raise ValueError("Neural Collapse is of classes: update the moments with class indices")
-    absent = (counts < 0.5).nonzero()
-    if len(absent):
-        raise ValueError(f"class {int(absent[0, -1])} has no samples")
-    # Σ_{i in k} (h_i − μ) is the cross scatter's column k
-    return moments.feature_mean[..., None] + moments.cross / counts[..., None, :]
+    apart = _apart(moments)
+    return moments.feature_mean[..., None] + apart
 
 
 def collapse(moments: FeatureMoments, weight: Tensor | None = None) -> CollapseReport:
@@ -74,35 +70,64 @@ def collapse(moments: FeatureMoments, weight: Tensor | None = None) -> CollapseR
     Args:
         moments: of class indices.
         weight: (…, K, d) of the classifier that reads these features.
+
+    Raises:
+        ValueError: as `class_means`; one class alone; a weight for other features.
     """
-    means = class_means(moments)  # (…, d, K)
-    classes = means.shape[-1]
-    apart = means - moments.feature_mean[..., None]
+    apart = _apart(moments)
+    classes = moments.c
+    if classes == 1:
+        raise ValueError("Neural Collapse compares classes: all samples are of one")
+    mean, total = moments.feature_mean, moments.scatter / moments.n  # S / n (…, d, d)
     share = moments.target_mean  # π (…, K)
-    between = (apart * share[..., None, :]) @ apart.mT  # Σ_B (…, d, d)
-    within = moments.scatter / moments.n - between
-    inverse = torch.linalg.pinv(between, rtol=max(between.shape[-2:]) * EPS, hermitian=True)
-    nc1 = (within * inverse).sum((-2, -1)) / classes
+    size = (mean.square() + total.diagonal(dim1=-2, dim2=-1)).sqrt()
+    u = apart * share.sqrt()[..., None, :]  # Σ_B = U Uᵀ
+    varies = u.norm(dim=-1) > rounding(size)  # features whose class means differ
+    apart, u = (torch.where(varies[..., None], matrix, 0.0) for matrix in (apart, u))
+
+    # of U and not of Σ_B, whose eigenvalues are the squares: half of their digits would be lost
+    axes, values, loadings = torch.linalg.svd(u, full_matrices=False)
+    rank = min(moments.d, classes - 1)  # at most: U √π = 0
+    axes, values, loadings = axes[..., :rank], values[..., :rank], loadings[..., :rank, :]
+    kept = values > max(u.shape[-2:]) * EPS * values[..., :1]  # (…, r)
+    along = ((total @ axes) * axes).sum(-2)  # qᵀ (Σ_W + Σ_B) q of each axis q of Σ_B
+    ratio = (along / values.square() - 1).clamp_min(0)  # qᵀ Σ_W q / qᵀ Σ_B q
+    nc1 = torch.where(kept, ratio, 0.0).sum(-1) / classes
     # tr(Π U⁺U): 1 − Σ π² where Σ_B has rank K − 1, the targets' variance; less where it has not
-    reached = (share**2 * ((inverse @ apart) * apart).sum(-2)).sum(-1)
+    reached = (kept * (loadings.square() * share[..., None, :]).sum(-1)).sum(-1)
     largest = share.amax(-1)
-    tl_bound = reached / (1 - (share**2).sum(-1)) / (1 + largest * classes * nc1 / reached)
-    centred = means - means.mean(-1, keepdim=True)
+    tl_bound = reached / (1 - share.square().sum(-1)) / (1 + largest * classes * nc1 / reached)
+    distinct = reached > 0
+
+    centred = apart - apart.mean(-1, keepdim=True)
     norms = centred.norm(dim=-2)  # (…, K)
     cosines = (centred.mT @ centred) / (norms[..., :, None] * norms[..., None, :])
     pairs = ~torch.eye(classes, dtype=torch.bool, device=cosines.device)
     nc3 = None
     if weight is not None:
-        rows = weight.detach().to(centred)
+        rows = weight_rows(moments, weight)
         unit = [m / torch.linalg.matrix_norm(m, keepdim=True) for m in (rows, centred.mT)]
         nc3 = scalar((unit[0] - unit[1]).square().sum((-2, -1)))
     return CollapseReport(
-        nc1=scalar(nc1),
+        nc1=scalar(torch.where(distinct, nc1, math.nan)),
         nc2_norm=scalar(norms.std(-1, correction=0) / norms.mean(-1)),
         nc2_angle=scalar((cosines[..., pairs] + 1 / (classes - 1)).abs().mean(-1)),
         nc3=nc3,
-        tl_bound=scalar(tl_bound),
+        tl_bound=scalar(torch.where(distinct, tl_bound, 0.0)),
     )
+
+
+def _apart(moments: FeatureMoments) -> Tensor:
+    """μ_k − μ (…, d, K): Σ_{i in k} (h_i − μ), the cross scatter's column k, over n_k."""
+    if not moments.n:
+        raise ValueError("no samples: update the moments first")
+    if not moments.one_hot:
+        raise ValueError("Neural Collapse is of classes: update the moments with class indices")
+    counts = moments.n * moments.target_mean  # (…, K)
+    absent = (counts < 0.5).nonzero()
+    if len(absent):
+        raise ValueError(f"class {int(absent[0, -1])} has no samples")
+    return moments.cross / counts[..., None, :]
 
 
 def nearest_mean_disagreement(features: Tensor, predicted: Tensor, means: Tensor) -> float | Tensor:
@@ -111,5 +136,7 @@ def nearest_mean_disagreement(features: Tensor, predicted: Tensor, means: Tensor
     Args:
         features: (…, N, d). predicted: (…, N) class indices. means: (…, d, K), as `class_means`.
     """
-    nearest = torch.cdist(features.to(means), means.mT.contiguous()).argmin(-1)
+    centre = means.mean(-1, keepdim=True)  # distances far from zero lose their digits
+    points = features.to(means) - centre.mT
+    nearest = torch.cdist(points, (means - centre).mT.contiguous()).argmin(-1)
     return scalar((nearest != predicted).double().mean(-1))

@@ -7,19 +7,22 @@ orthogonal Procrustes: Schönemann, "A generalized solution of the orthogonal Pr
 Psychometrika 1966).
 
 Leading axes are a batch. The kernels of a convolution are rows of W: (m, c, k, k) is read as (m,
-c·k·k).
+c·k·k). layout.py has other layouts, and groups.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from .batch import ratio, scalar
+from .layout import Layout
 
 Method = Literal["exact", "newton_schulz", "step_matched", "complement"]
+Update = Callable[[Tensor, Tensor], Tensor]  # W₁, W₂ -> W₂'
+SHORT = 128  # relative to the dtype's precision, 2⁻¹⁶ in float32; see `resolved_update`
 
 
 def weight_gram(weight: Tensor, kernel_axes: int = 0) -> Tensor:
@@ -116,7 +119,8 @@ def gram_preserving_update(
         polar: `polar_factor`, or `newton_schulz` for the published approximation.
 
     Returns:
-        W₂' (…, m, d) with W₂'ᵀ W₂' = W₂ᵀ W₂ to the dtype's precision where `polar` is exact.
+        W₂' (…, m, d) with W₂'ᵀ W₂' = W₂ᵀ W₂ to the dtype's precision where `polar` is exact; half
+        precisions are computed in float32, as they are inside autocast.
     """
     if before.shape != after.shape or before.ndim < 2:
         shapes = f"{tuple(before.shape)} and {tuple(after.shape)}"
@@ -125,10 +129,10 @@ def gram_preserving_update(
     working = torch.promote_types(dtype, torch.float32)
     before, after = before.to(working), after.to(working)
     m, d = after.shape[-2:]
-    if m <= d:
-        return (polar(before @ after.mT) @ after).to(dtype)  # (…, m, m) @ (…, m, d)
-    triangle = torch.linalg.qr(after, mode="r").R  # (…, d, d)
-    return (polar(before @ triangle.mT) @ triangle).to(dtype)  # (…, m, d) @ (…, d, d)
+    with torch.autocast(after.device.type, enabled=False):
+        if m > d:
+            after = torch.linalg.qr(after, mode="r").R  # (…, d, d)
+        return (polar(before @ after.mT) @ after).to(dtype)  # (…, m, min(m, d)) @ (…, min(m, d), d)
 
 
 def complement_update(before: Tensor, after: Tensor) -> Tensor:
@@ -162,7 +166,7 @@ def step_matched_update(before: Tensor, after: Tensor) -> Tensor:
     return before + torch.where(full > 0, length / full, 0.0) * (after - before)
 
 
-UPDATES: dict[Method, Callable[[Tensor, Tensor], Tensor]] = {
+UPDATES: dict[Method, Update] = {
     "exact": gram_preserving_update,
     "newton_schulz": functools.partial(gram_preserving_update, polar=newton_schulz),
     "step_matched": step_matched_update,
@@ -170,32 +174,79 @@ UPDATES: dict[Method, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
+def resolved_update(update: Update, before: Tensor, after: Tensor) -> Tensor:
+    """An update whose rounding errors stay well below the step.
+
+    In float32 a projection rounds W by some 10⁻⁶ ‖W‖ (width 256), a tenth of a step of 2⁻¹⁶ ‖W‖.
+    Shorter steps are projected in float64.
+
+    Args:
+        update: one of UPDATES.
+        before: W₁ (…, m, d); each matrix of the batch is treated as if it were alone.
+        after: W₂ (…, m, d).
+
+    Returns:
+        update(W₁, W₂) (…, m, d) in the dtype of `after`; W₁ bit for bit where W₂ is W₁.
+    """
+    working = torch.promote_types(after.dtype, torch.float32)
+    first, second = before.to(working), after.to(working)
+    norm = torch.linalg.matrix_norm
+    short = norm(second - first) <= SHORT * torch.finfo(working).eps * norm(first)  # (…)
+    if not short.any():
+        return update(first, second).to(after.dtype)
+    moved = (before != after).any(-1).any(-1)
+    result = before.clone()
+    for part, dtype in ((moved & ~short, working), (moved & short, torch.float64)):
+        if part.any():
+            result[part] = update(first[part].to(dtype), second[part].to(dtype)).to(result.dtype)
+    return result
+
+
 class GramWhitening:
     """Makes a torch optimizer move each weight only where that changes the weight's Gram matrix.
 
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.85)
-        GramWhitening(optimizer)
+        GramWhitening(optimizer)  # or, where layers differ: layouts=model_layouts(model)
 
     It attaches to the optimizer's step hooks and changes nothing else, so learning-rate schedules,
-    `state_dict`, closures and parameter groups keep working. After each step every weight of two or
-    more dimensions that has a gradient is replaced by `gram_preserving_update(before, after)`;
-    biases are left alone.
+    `state_dict`, closures and parameter groups keep working; a wrapper such as accelerate's is
+    looked through. After each step every weight that has a gradient is replaced by what the method
+    makes of W₁, before the step, and W₂, after it; a step that changes nothing leaves it bit for
+    bit. Inside autocast, too, it computes in full precision.
 
     Args:
-        optimizer: any torch.optim optimizer.
-        method: "exact", or "newton_schulz" for the published ten steps.
+        optimizer: any torch.optim optimizer, or one that wraps it as its attribute `optimizer`.
+        method: "exact": `gram_preserving_update`; "newton_schulz": the published ten steps; two
+            controls: "step_matched": `step_matched_update`; "complement": `complement_update`.
         batch_dims: leading axes of every parameter that are a batch of independent models
             (replicas).
+        layouts: parameter -> how it is read as matrices; parameters without one are left alone.
+            `layout.model_layouts` has those of a model, without its embeddings. None: every
+            parameter of two axes or more is one matrix with the first axis as rows, right for
+            Linear and for convolutions without groups; an embedding is taken for one.
+
+    Raises:
+        ValueError: an unknown method, or no weight to whiten.
     """
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer, method: Method = "exact", batch_dims: int = 0
+        self,
+        optimizer: torch.optim.Optimizer,
+        method: Method = "exact",
+        batch_dims: int = 0,
+        layouts: Mapping[Tensor, Layout] | None = None,
     ) -> None:
         if method not in UPDATES:
             raise ValueError(f"unknown method {method!r}: one of {', '.join(UPDATES)}")
+        while hasattr(optimizer, "optimizer"):  # a wrapper, whose own hooks need not be called
+            optimizer = optimizer.optimizer
         self._update = UPDATES[method]
-        self.batch_dims = batch_dims
-        self._before: list[tuple[Tensor, Tensor]] = []
+        self.batch_dims, self.layouts = batch_dims, layouts
+        if not self._weights(optimizer):
+            given = "" if layouts is None else " and a layout"
+            which = f"none of the optimizer's parameters has {batch_dims + 2} or more axes{given}"
+            raise ValueError(f"no weight to whiten: {which}")
+        self._before: list[tuple[Tensor, Layout, Tensor]] = []
         self._hooks = [
             optimizer.register_step_pre_hook(self._remember),
             optimizer.register_step_post_hook(self._whiten),
@@ -206,15 +257,21 @@ class GramWhitening:
         for hook in self._hooks:
             hook.remove()
 
+    def _weights(self, optimizer: torch.optim.Optimizer) -> list[tuple[Tensor, Layout]]:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        layouts = dict.fromkeys(parameters, Layout()) if self.layouts is None else self.layouts
+        return [
+            (p, layouts[p]) for p in parameters if p.ndim >= self.batch_dims + 2 and p in layouts
+        ]
+
     def _remember(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        weights = (p for group in optimizer.param_groups for p in group["params"])
-        self._before = [(p, p.detach().clone()) for p in weights if p.ndim >= self.batch_dims + 2]
+        weights = self._weights(optimizer)
+        self._before = [(weight, layout, weight.detach().clone()) for weight, layout in weights]
 
     @torch.no_grad()
     def _whiten(self, *_: Any) -> None:
-        for weight, before in self._before:
+        for weight, layout, before in self._before:
             if weight.grad is not None:
-                rows = self.batch_dims + 1  # kernels as rows: (…, m, c, k, k) -> (…, m, c·k·k)
-                update = self._update(before.flatten(rows), weight.flatten(rows))
-                weight.copy_(update.view_as(weight))
+                step = (layout.read(w, self.batch_dims) for w in (before, weight))
+                layout.write(weight, resolved_update(self._update, *step), self.batch_dims)
         self._before = []

@@ -69,7 +69,7 @@ def report(moments: FeatureMoments, intercept: bool = False) -> LinearityReport:
     total = moments.target_variance.sum(-1)  # ‖Y‖² (…)
     if not bool(total.isfinite().all()):
         raise ValueError("targets are not finite")
-    if bool((total <= moments.n * (_rounding(moments.target_mean) ** 2).sum(-1)).any()):
+    if bool((total <= moments.n * (rounding(moments.target_mean) ** 2).sum(-1)).any()):
         raise ValueError("the targets are constant: Target Linearity has no meaning")
     n, d = moments.n, moments.d
     if n <= d:
@@ -103,11 +103,12 @@ def report(moments: FeatureMoments, intercept: bool = False) -> LinearityReport:
     )
 
 
-def read_out(moments: FeatureMoments) -> Tensor:
+def read_out(moments: FeatureMoments, intercept: bool = False) -> Tensor:
     """The least-squares map behind Target Linearity: B (…, d, c) with Y − Ȳ ≈ H B.
 
     On the samples of the moments, 1 − ‖Y − Ȳ − H B‖² / ‖Y − Ȳ‖² is TL; for other samples predict H
-    B + ȳ. Where several B fit equally well, this is one of them.
+    B + ȳ. With an intercept, Y − Ȳ ≈ (H − μ) B, and the share explained is TL₁. Where several B fit
+    equally well, this is one of them.
 
     Returns:
         (…, d, c) float64.
@@ -119,12 +120,14 @@ def read_out(moments: FeatureMoments) -> Tensor:
     span = _span(moments)
     # S⁺ C (…, d, c), the map with an intercept
     slopes = span.basis @ (span.basis.mT @ moments.cross)
+    if intercept:
+        return slopes
     mean = moments.feature_mean[..., None]  # (…, d, 1)
     towards = span.basis @ (span.basis.mT @ mean)  # S⁺ μ
     shrunk = towards * moments.n / (1 + moments.n * (mean.mT @ towards))
     # the intercept as a function of the features, or as much of it as they can give
-    intercept = torch.where(span.constant[..., None, None], span.ones[..., None], shrunk)
-    return slopes - intercept @ (mean.mT @ slopes)
+    constant = torch.where(span.constant[..., None, None], span.ones[..., None], shrunk)
+    return slopes - constant @ (mean.mT @ slopes)
 
 
 def held_out_linearity(fitted: FeatureMoments, other: FeatureMoments) -> float | Tensor:
@@ -174,7 +177,7 @@ def _span(moments: FeatureMoments) -> _Span:
     if not bool(diagonal.isfinite().all()):
         raise NotFiniteError("features are not finite")
     norms = diagonal.clamp_min(0).sqrt()  # (…, d)
-    varies = norms > math.sqrt(n) * _rounding(mean)
+    varies = norms > math.sqrt(n) * rounding(mean)
     scale = torch.where(varies, 1 / norms, 0.0)  # D^(-1/2)
     correlation = moments.scatter * scale[..., None, :] * scale[..., :, None]
     eigenvalues, vectors = torch.linalg.eigh(correlation)
@@ -262,13 +265,13 @@ def surrogate(features: Tensor, weight: Tensor, targets: Tensor) -> float | Tens
 
 def moments_surrogate(moments: FeatureMoments, weight: Tensor) -> float | Tensor:
     """`surrogate` of accumulated moments, for any next-layer weight (…, m, d): ‖W C‖²_F / c."""
-    rows = _rows(moments, weight)
+    rows = weight_rows(moments, weight)
     return scalar((rows @ moments.cross).square().sum((-2, -1)) / moments.c)
 
 
 def response_norm(moments: FeatureMoments, weight: Tensor) -> float | Tensor:
     """‖H Wᵀ‖²_F = tr(W S Wᵀ) + n ‖W μ‖² of accumulated moments and a weight W (…, m, d)."""
-    rows = _rows(moments, weight)
+    rows = weight_rows(moments, weight)
     about_mean = ((rows @ moments.scatter) * rows).sum((-2, -1))
     at_mean = (rows @ moments.feature_mean[..., None]).square().sum((-2, -1))
     return scalar(about_mean + moments.n * at_mean)
@@ -286,7 +289,7 @@ def surrogate_share(moments: FeatureMoments, weight: Tensor) -> float | Tensor:
         moments: of H (…, N, d) and Y.
         weight: W (…, m, d).
     """
-    rows = _rows(moments, weight)
+    rows = weight_rows(moments, weight)
     aligned = (rows @ moments.cross).square().sum((-2, -1))  # S_cls
     largest = torch.linalg.eigvalsh(rows @ moments.scatter @ rows.mT)[..., -1]  # ‖Z_c‖²_op
     return scalar(aligned / (largest * moments.target_variance.sum(-1)))
@@ -304,19 +307,20 @@ def response_cka(moments: FeatureMoments, weight: Tensor) -> float | Tensor:
     """
     if moments.diagonal_targets:
         raise ValueError("CKA needs the whole scatter of the targets: diagonal_targets is set")
-    rows = _rows(moments, weight)
+    rows = weight_rows(moments, weight)
     aligned = (rows @ moments.cross).square().sum((-2, -1))
     norm = torch.linalg.matrix_norm(rows @ moments.scatter @ rows.mT)
     return scalar(aligned / (norm * torch.linalg.matrix_norm(moments.target_scatter)))
 
 
-def _rows(moments: FeatureMoments, weight: Tensor) -> Tensor:
+def weight_rows(moments: FeatureMoments, weight: Tensor) -> Tensor:
+    """W (…, m, d) in the dtype and on the device of the moments; ValueError where d differs."""
     if weight.ndim < 2 or weight.shape[-1] != moments.d:
         shape = tuple(weight.shape)
         raise ValueError(f"a weight for {moments.d} features is (…, m, {moments.d}), not {shape}")
     return weight.detach().to(moments.scatter)
 
 
-def _rounding(mean: Tensor) -> Tensor:
+def rounding(mean: Tensor) -> Tensor:
     """Standard deviation that rounding alone may give a constant column of this mean in float64."""
     return 64 * EPS * mean.abs()

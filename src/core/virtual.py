@@ -58,12 +58,12 @@ def virtual_covariance_shift(features: Tensor, gradient: Tensor, rate: float) ->
     Args and raises as `virtual_update`.
 
     Returns:
-        (…, d, d) float64, computed in float64 throughout.
+        (…, d, d) float64, computed in float64 throughout; not finite where γ² AᵀA is not.
     """
     _check(features, gradient)
-    h, a = features.to(torch.float64), gradient.to(torch.float64)
-    cross = a.mT @ h
-    return rate**2 * (a.mT @ a) - rate * (cross + cross.mT)
+    h, step = features.to(torch.float64), rate * gradient.to(torch.float64)
+    cross = step.mT @ h
+    return step.mT @ step - (cross + cross.mT)
 
 
 def feature_learning_residual(

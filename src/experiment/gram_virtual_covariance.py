@@ -182,7 +182,10 @@ def train(
                         index = torch.stack(index).to(x.device)  # (R, B)
                         batch, labels = x[index], y[index]
                     descend(model, batch, labels, rate, moved)
-            points.record(layer_measures(model, x_all, y_all, initial, moved))
+            measures = layer_measures(model, x_all, y_all, initial, moved)
+            sizes = [torch.linalg.matrix_norm(shift) for shift in moved]
+            points.check([*sizes, measures["gram_change"], measures["loss"]])
+            points.record(measures)
     return points.arrays
 
 

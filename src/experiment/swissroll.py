@@ -30,9 +30,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from core.gram import cosine, weight_gram
 from core.linearity import target_linearity
-from core.virtual import virtual_covariance_shift, virtual_update
+from core.virtual import virtual_covariance, virtual_covariance_shift, virtual_update
 from lab import cli, data, results, runs, training
-from lab.errors import ConfigError
+from lab.errors import ConfigError, Diverged
 from lab.models import MLP
 from lab.replicas import Replica, generators, make_optimizer
 from lab.results import Arrays
@@ -130,9 +130,17 @@ def linear_r2(points: Tensor, target: Tensor) -> Tensor:
     return target_linearity(points - points.mean(-2, keepdim=True), target)
 
 
+def virtual_points(x: Tensor, gradient: Tensor, rate: float) -> Tensor:
+    """X − γA (R, N, 2); Diverged where the norm of its Virtual Covariance is not finite."""
+    norm = torch.linalg.matrix_norm(virtual_covariance(x, gradient, rate))
+    if not norm.isfinite().all():
+        raise Diverged(f"the virtual points at γ = {rate:g} are not finite; lower the virtual rate")
+    return virtual_update(x, gradient, rate)
+
+
 def r2_by_rate(x: Tensor, gradient: Tensor, target: Tensor, rates: Sequence[float]) -> Tensor:
     """`linear_r2` of the virtual points X − γ A for every rate γ: (R, rate)."""
-    values = [linear_r2(virtual_update(x, gradient, rate), target) for rate in rates]
+    values = [linear_r2(virtual_points(x, gradient, rate), target) for rate in rates]
     return torch.stack(values, -1)
 
 
@@ -174,8 +182,8 @@ def run(config: Config, replicas: Sequence[Replica]) -> Arrays:
         for epoch in epochs:  # 0: before training
             loss = (model(inputs) - y).square().mean((1, 2))  # (R,)
             epochs.check([loss])
-            virtual = virtual_update(x, gradient, rate)
-            frozen = virtual_update(x, epoch * initial_gradient, rate)
+            virtual = virtual_points(x, gradient, rate)
+            frozen = virtual_points(x, epoch * initial_gradient, rate)
             gram = weight_gram(first.weight.detach().double())
             measures = {
                 "r2": linear_r2(virtual, target),

@@ -137,6 +137,81 @@ def test_the_bound_is_reached_where_noise_is_alike_in_all_directions_of_a_simple
     assert report(moments).value == pytest.approx(collapse(moments).tl_bound, rel=1e-12)
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_the_bound_holds_where_columns_differ_in_scale(case):
+    counts, d = CASES[case]
+    for noise, seed in itertools.product((0, 1e-3, 0.3, 3.0), range(3)):
+        features, labels = clusters(counts, d, noise, seed)
+        scaled = gathered(features * np.logspace(-4, 4, d), labels)
+        bound = collapse(scaled).tl_bound
+        assert 0 < bound <= report(scaled, intercept=True).value + 1e-7
+        if d < len(counts):  # Σ_B has full rank: NC1 is the same in any units
+            alike = collapse(gathered(features, labels))
+            assert collapse(scaled).nc1 == pytest.approx(alike.nc1, rel=1e-7, abs=1e-7)
+            assert bound == pytest.approx(alike.tl_bound, rel=1e-7)
+
+
+@pytest.mark.parametrize("offset", [1e5, 1e10])
+@pytest.mark.parametrize("case", CASES)
+def test_an_offset_changes_nothing(case, offset):
+    features, labels = clusters(*CASES[case])
+    far = features + offset  # the features that are left of it are those of `near`, exactly
+    near, weight = far - offset, torch.ones(labels.max() + 1, features.shape[1])
+    results = [vars(collapse(gathered(h, labels), weight)) for h in (near, far)]
+    # the means of batches are rounded to 2⁻⁵² of the offset
+    assert results[1] == pytest.approx(results[0], rel=1e-15 * offset)
+    means = [class_means(gathered(h, labels)) for h in (near, far)]
+    predicted = torch.from_numpy(labels)
+    shares = [
+        nearest_mean_disagreement(torch.from_numpy(h), predicted, m)
+        for h, m in zip((near, far), means, strict=True)
+    ]
+    assert shares[0] == pytest.approx(shares[1], abs=0.02)  # means are rounded to the offset
+
+
+def test_nc1_is_never_below_zero():
+    labels = np.repeat(np.arange(5), 7)
+    values = [collapse(gathered(3 + simplex(5, 8, seed)[labels], labels)).nc1 for seed in range(20)]
+    assert min(values) >= 0
+    assert max(values) < 1e-13
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3, 1e10 / 3])
+def test_class_means_that_are_one_point_have_no_neural_collapse(value):
+    labels = np.arange(40) % 4
+    features = np.full((40, 3), value)
+    spread = np.repeat([1.0, -1.0], 20)[:, None] * np.eye(3)[0]  # alike in every class
+    for h in (features, features + spread):
+        result = collapse(gathered(h, labels), torch.ones(4, 3))
+        assert np.isnan([result.nc1, result.nc2_norm, result.nc2_angle, result.nc3]).all()
+        assert result.tl_bound == 0
+    # of a batch, that entry alone
+    varied = np.stack([features, clusters([10] * 4, 3)[0]])
+    batch = collapse(gather(torch.from_numpy(varied), torch.from_numpy(labels)))
+    assert batch.nc1.isnan().tolist() == [True, False]
+    assert batch.tl_bound[0] == 0 < batch.tl_bound[1]
+
+
+def test_a_constant_feature_changes_nothing():
+    features, labels = clusters([30, 30, 30], 5)
+    beside = np.column_stack([features, np.full(90, 0.1)])
+    results = [vars(collapse(gathered(h, labels))) for h in (features, beside)]
+    for name in ("nc1", "nc2_norm", "nc2_angle", "tl_bound"):
+        assert results[1][name] == pytest.approx(results[0][name], rel=1e-12)
+
+
+def test_without_an_intercept_collapse_needs_the_constant_or_a_mean_of_zero():
+    labels = np.repeat([0, 1], 20)
+    cases = {"no constant": [[1.0], [3.0]], "centred": [[-1.0], [1.0]]}
+    cases["constant"] = [[1.0, 1.0], [3.0, 1.0]]
+    moments = {name: gathered(np.array(points)[labels], labels) for name, points in cases.items()}
+    for sums in moments.values():
+        assert collapse(sums).nc1 == pytest.approx(0, abs=1e-15)
+        assert report(sums, intercept=True).value == pytest.approx(1, rel=1e-12)
+    values = {name: report(sums).value for name, sums in moments.items()}
+    assert values == pytest.approx({"no constant": 0.2, "centred": 1, "constant": 1}, rel=1e-12)
+
+
 def test_targets_can_be_linear_without_collapse():
     labels = np.repeat([0, 1], 50)
     noise = np.random.default_rng(0).normal(size=100)
@@ -168,3 +243,16 @@ def test_classes_without_samples_and_targets_that_are_no_classes_are_refused():
         collapse(gather(torch.from_numpy(features).expand(2, 20, 3), batch))
     with pytest.raises(ValueError, match="of classes"):
         collapse(gathered(features, features))
+
+
+def test_what_has_no_classes_to_compare_is_refused():
+    for measure in (collapse, class_means):
+        with pytest.raises(ValueError, match="no samples"):
+            measure(FeatureMoments())
+    with pytest.raises(ValueError, match="d ≥ 1"):
+        collapse(gathered(np.zeros((6, 0)), np.arange(6) % 2))
+    features, labels = clusters([10, 10], 3)
+    with pytest.raises(ValueError, match="all samples are of one"):
+        collapse(gathered(features, 0 * labels))
+    with pytest.raises(ValueError, match="weight for 3 features"):
+        collapse(gathered(features, labels), torch.ones(2, 4))

@@ -92,3 +92,13 @@ def test_the_response_norm_equals_the_sum_over_all_responses(offset):
 def test_a_weight_that_does_not_fit_the_features_is_an_error(function, shape):
     with pytest.raises(ValueError, match=r"for 9 features is \(…, m, 9\), not "):
         function(gather(*make("mean not zero", "matrix")), draw(*shape))
+
+
+def test_the_read_out_with_an_intercept_is_scikit_learns_and_explains_tl1():
+    h, y = draw(40, 5) + 3, draw(40, 2, seed=1) + draw(40, 2)
+    moments = gather(h, y)
+    slopes = read_out(moments, intercept=True)
+    np.testing.assert_allclose(slopes, LinearRegression().fit(h, y).coef_.T, rtol=1e-10)
+    left = (y - y.mean(0) - (h - h.mean(0)) @ slopes).square().sum()
+    share = 1 - left / (y - y.mean(0)).square().sum()
+    assert float(share) == pytest.approx(report(moments, intercept=True).value, rel=1e-12)

@@ -102,6 +102,21 @@ def test_shift_keeps_its_digits_where_the_rate_is_tiny(rate):
     assert difference(subtracted, expected) > 1e-8  # what subtracting would lose
 
 
+@pytest.mark.parametrize("rate", [1e155, 1e300])
+def test_a_rate_whose_square_overflows_gives_what_is_not_finite_and_no_error(rate):
+    features, gradient = pair(40, 3)
+    for function in COVARIANCES:
+        assert not function(features, gradient, rate).isfinite().any()
+
+
+@pytest.mark.parametrize("rate", [1e155, 1e300])
+def test_the_shift_is_right_at_a_rate_whose_square_overflows_where_the_gradient_is_small(rate):
+    features, gradient = pair(40, 3)
+    expected = virtual_covariance_shift(features, gradient, 0.1)
+    shift = virtual_covariance_shift(features, 0.1 / rate * gradient, rate)
+    assert difference(shift, expected) < 1e-13
+
+
 SHAPES = [((4, 3), (3, 4)), ((4, 3), (4,)), ((4,), (4,)), ((2, 4, 3), (4, 3)), ((), ())]
 
 

@@ -10,7 +10,7 @@ import oracles
 from experiment import gram_virtual_covariance
 from experiment.gram_virtual_covariance import Config
 from lab import cli
-from lab.errors import ConfigError
+from lab.errors import ConfigError, Diverged
 from lab.models import MLP
 from lab.replicas import Replica, generator
 
@@ -128,3 +128,9 @@ def test_only_changes_are_nan_at_the_start():
 def test_rates_that_leave_a_point_without_a_step_are_refused():
     with pytest.raises(ConfigError, match="rates are too large"):
         Config(rates=(1.0,), time=4.0, points=10)
+
+
+@pytest.mark.parametrize("rate", [1e100, 1e155, 1e300])
+def test_a_step_that_leaves_the_finite_numbers_is_one_line(rate):
+    with pytest.raises(Diverged, match="seed 0: training diverged in epoch 1"):
+        run(Config(**SMALL | {"points": 1}, rates=(rate,), time=rate))

@@ -156,3 +156,10 @@ def test_too_few_samples_for_a_fit_are_refused():
 def test_training_that_leaves_the_finite_numbers_is_one_line(epochs):
     with pytest.raises(Diverged, match="lower the learning rate"):
         run(replace(SMALL, epochs=epochs, learning_rate=1e25))
+
+
+@pytest.mark.parametrize("rate", [1e100, 1e155, 1e300])
+def test_virtual_points_that_leave_the_finite_numbers_are_one_line(rate):
+    for rates in ({"virtual_rate": rate}, {"virtual_rates": (1.0, rate)}):
+        with pytest.raises(Diverged, match=f"γ = {rate:g} are not finite".replace("+", r"\+")):
+            run(replace(SMALL, **rates))

@@ -1,0 +1,152 @@
+"""Every experiment on a simulated GPU: one device throughout, the CPU's numbers, no waiting."""
+
+from unittest.mock import Mock
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from experiment import (
+    gram_virtual_covariance,
+    grokking,
+    neural_collapse,
+    published_formulas,
+    random_label,
+    staircase,
+    swissroll,
+    target_linearity,
+    vae_ceiling,
+    vae_train,
+    virtual_covariance,
+    whiten,
+    whiten_cnn,
+)
+from lab import data
+from lab.replicas import Replica
+from simulated_gpu import SimulatedGPU, move
+
+SIZES = {"datasets": ("digits",), "epochs": 1, "width": 8, "batch_size": 500}
+MLP = {**SIZES, "depth": 2}
+RATES = tuple(Replica(seed, {"lr": 0.05}) for seed in (0, 1))
+OWN_RATES = (Replica(0, {"lr": 0.05}), Replica(1, {"lr": 0.01}))
+EXPERIMENTS = {  # name -> script, fields, what stands between the configuration and the replicas
+    "virtual_covariance": (virtual_covariance, SIZES, ("digits", "sgd"), RATES),
+    "target_linearity": (target_linearity, MLP, ("digits",), RATES),
+    "random_label": (
+        random_label,
+        MLP,
+        ("digits",),
+        tuple(Replica(s, {"lr": 0.05}, {"probability": 0.5}) for s in (0, 1)),
+    ),
+    "grokking": (
+        grokking,
+        {"modulus": 11, "width": 8, "depth": 2, "epochs": 1},
+        (),
+        tuple(Replica(s, {"weight_decay": 0.5}) for s in (0, 1)),
+    ),
+    "neural_collapse": (neural_collapse, MLP, ("digits",), RATES),
+    "published_formulas": (published_formulas, MLP, ("digits",), RATES[:1]),
+    "vae_train": (
+        vae_train,
+        {"datasets": ("digits",), "epochs": 1, "hidden": 8, "latent": 2, "betas": (1.0,)},
+        ("digits",),
+        tuple(Replica(s, {"lr": 0.01}, {"beta": 1.0}) for s in (0, 1)),
+    ),
+    **{
+        f"whiten-{method}": (whiten, MLP, ("digits", method), OWN_RATES)
+        for method in whiten.METHODS
+    },
+    "whiten_cnn": (
+        whiten_cnn,
+        {"datasets": ("digits",), "epochs": 1, "channels": 2},
+        ("digits", "exact"),
+        RATES,
+    ),
+}
+FULL_BATCH = {
+    "gram_virtual_covariance": (
+        gram_virtual_covariance,
+        {"datasets": ("digits",), "width": 8, "samples": 50, "time": 1.0, "points": 2},
+        ("digits", None),
+        tuple(Replica(s, settings={"rate": 0.1}) for s in (0, 1)),
+    ),
+    "staircase": (
+        staircase,
+        {"samples": 50, "epochs": 4, "every": 2},
+        (8,),
+        tuple(Replica(s, {"lr": 0.01}) for s in (0, 1)),
+    ),
+    "swissroll": (swissroll, {"samples": 50, "epochs": 4}, (), RATES),
+    "vae_ceiling": (
+        vae_ceiling,
+        {"datasets": ("digits",), "components": 4},
+        ("digits",),
+        RATES[:1],
+    ),
+}
+
+
+@pytest.fixture
+def gpu_in_reach(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(nn.Module, "to", move)
+    # asks the driver
+    monkeypatch.setattr(torch.optim.Optimizer, "_accelerator_graph_capture_health_check", Mock())
+    yield
+    data.load_images.cache_clear()  # what is cached was resident
+
+
+def on_gpu(name, results, **changes):
+    """An experiment's arrays, and the waits while it ran."""
+    script, fields, arguments, replicas = (EXPERIMENTS | FULL_BATCH)[name]
+    config = script.Config(device="cuda", results=results, **{**fields, **changes})
+    with SimulatedGPU() as gpu:
+        arrays = script.run(config, *arguments, replicas)
+    return arrays, gpu.waits
+
+
+@pytest.mark.usefixtures("gpu_in_reach")
+@pytest.mark.parametrize("name", EXPERIMENTS | FULL_BATCH)
+def test_an_experiment_computes_on_the_gpu_what_it_computes_on_the_cpu(name, tmp_path):
+    script, fields, arguments, replicas = (EXPERIMENTS | FULL_BATCH)[name]
+    config = script.Config(device="cpu", results=tmp_path, **fields)
+    expected = script.run(config, *arguments, replicas)
+    arrays, waits = on_gpu(name, tmp_path)
+    assert waits  # at least to bring the results to the host
+    for key, values in expected.items():
+        if not key.endswith("seconds"):
+            np.testing.assert_allclose(arrays[key], values, rtol=1e-4, atol=1e-6, err_msg=key)
+
+
+@pytest.mark.usefixtures("gpu_in_reach")
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_no_training_step_waits_for_the_gpu(name, tmp_path):
+    few, many = (on_gpu(name, tmp_path, batch_size=size)[1] for size in (500, 100))
+    if "whiten" in name and "plain" not in name:  # whether a weight's step is short is asked once
+        weights = 3 if name.startswith("whiten-") else 4
+        assert (len(many) - len(few)) % weights == 0
+        assert set(many) == set(few)
+        return
+    assert sorted(few) == sorted(many)
+
+
+@pytest.mark.parametrize("meet", [torch.add, torch.dot, lambda a, b: torch.stack([a, b])])
+def test_two_devices_that_meet_are_an_error(meet):
+    with SimulatedGPU():
+        there, here = torch.ones(3, device="cuda"), torch.ones(3)
+        assert [t.device.type for t in (there, 2 * there, here)] == ["cuda", "cuda", "cpu"]
+        with pytest.raises(RuntimeError, match="on the CPU"):
+            meet(there, here)
+        with pytest.raises(RuntimeError, match="generator"):
+            torch.randn(3, device="cuda", generator=torch.Generator())
+
+
+def test_a_wait_is_counted():
+    with SimulatedGPU() as gpu:
+        total = torch.ones(3, device="cuda").sum()
+        assert gpu.waits == []
+        assert float(total) == 3
+        assert bool(total > 0)
+        total.cpu()
+    assert gpu.waits == ["__float__", "__bool__", "cpu"]
