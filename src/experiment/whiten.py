@@ -2,8 +2,8 @@
 
 Claim: Gram whitening matches or beats plain training. Each data set is trained plainly, with the
 exact projection, and with the published approximation (ten Newton–Schulz steps, what the paper's
-figure shows). Two controls are ours: plain steps as long as the whitened ones, layer by layer, and
-only what whitening drops.
+figure shows). Three controls are ours: plain steps as long as the whitened ones, layer by layer;
+only what whitening drops; and biases alone, which take plain steps under every method.
 
     python src/experiment/whiten.py --datasets mnist
     python src/experiment/whiten.py --scale quick
@@ -31,8 +31,8 @@ from lab.replicas import Replica, generators, make_optimizer
 from lab.results import Arrays
 from lab.runs import Run
 
-# the published approximation is newton_schulz; the last two are controls
-METHODS = ("plain", "exact", "newton_schulz", "step_matched", "complement")
+# the published approximation is newton_schulz; the last three are controls
+METHODS = ("plain", "exact", "newton_schulz", "step_matched", "complement", "biases")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,13 +40,14 @@ class WhiteningConfig(cli.Common):
     """What Figures 2 and 6 have in common."""
 
     datasets: tuple[str, ...]  # mnist, svhn, cifar10, cifar100, digits, or paths of .npz files
-    # plain, exact, newton_schulz, step_matched, complement
+    # plain, exact, newton_schulz, step_matched, complement, biases
     methods: tuple[str, ...] = cli.each(METHODS)
     # rates of SGD for plain, exact and step_matched; 0.01 is plotted
     learning_rates: tuple[float, ...] = cli.each((0.1, 0.05, 0.01, 0.005))
     # rates for newton_schulz, the slowest method
     newton_schulz_rates: tuple[float, ...] = cli.each((0.01,))
-    # rates for complement: the one that is plotted, and plain training's best of MNIST and CIFAR-10
+    # rates for complement and biases: the one that is plotted, and plain training's best of MNIST
+    # and CIFAR-10
     complement_rates: tuple[float, ...] = cli.each((0.05, 0.01, 0.005))
     # a seed draws initial weights and batch orders, the same for every method and rate
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
@@ -127,7 +128,7 @@ class StepProbe:
             norm(after - before) / norm(before),
             norm(updated - after) / norm(after),
             norm(updated - before) / norm(before),
-            norm(last - first) / norm(second - first),
+            (norm(last - first) / norm(second - first)).nan_to_num(),  # 0 where nothing moves
         )
         return dict(zip(names, values, strict=True))
 
@@ -140,6 +141,9 @@ def train(
     replicas: Sequence[Replica],
 ) -> Arrays:
     """Train a model by one method and measure it at every epoch; name -> (R, epoch, …)."""
+    if method == "biases":
+        for p in model.parameters():
+            p.requires_grad_(p.ndim == 2)  # (R, m)
     optimizer = make_optimizer(
         torch.optim.SGD, model, replicas, momentum=config.momentum, fused=True
     )
@@ -147,7 +151,7 @@ def train(
     probe = StepProbe(second)
     optimizer.register_step_pre_hook(probe.record)
     optimizer.register_step_post_hook(probe.record)
-    if method != "plain":
+    if method not in ("plain", "biases"):
         GramWhitening(optimizer, method, batch_dims=1)  # hooks run in the order of registration
     optimizer.register_step_post_hook(probe.record)
     steps = -(-len(images.x_train) // config.batch_size)
@@ -179,7 +183,10 @@ def run(config: Config, dataset: str, method: str, replicas: Sequence[Replica]) 
 
 def plan(config: WhiteningConfig, experiment: str, images: Images, method: str) -> list[Run]:
     """The results of one data set and method, one a rate."""
-    own = {"newton_schulz": config.newton_schulz_rates, "complement": config.complement_rates}
+    own = {
+        "newton_schulz": config.newton_schulz_rates,
+        **dict.fromkeys(("complement", "biases"), config.complement_rates),
+    }
     planned = []
     for rate in own.get(method, config.learning_rates):
         name = f"{images.name}-{method}-lr{rate!r}"

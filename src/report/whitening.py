@@ -19,6 +19,7 @@ METHODS: dict[str, dict[str, Any]] = {  # method -> how its curves look
 CONTROLS: dict[str, dict[str, Any]] = {
     "step_matched": {"label": "plain, step-matched", "color": "C1", "linestyle": "--"},
     "complement": {"label": "complement", "color": "C4", "linestyle": "-."},
+    "biases": {"label": "biases alone", "color": "0.6", "linestyle": ":"},
 }
 LOOKS = METHODS | CONTROLS
 
