@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from lab import cli, cpu, results
 from report.lookup import experiment
 from report.recipes import RECIPES, Recipe, flags
-from report.rules import CLAIMS, verdict
+from report.rules import CLAIMS
+from report.verdicts import counts, decided_by, verdict
 
 NOTEBOOKS = cli.ROOT / "notebook"
 INTERRUPTED = 130  # exit status
@@ -95,15 +96,15 @@ def execute_notebook(name: str, config: Config) -> bool:
 def table_rows(
     config: Config, seconds: dict[str, float], failed: set[str]
 ) -> list[tuple[str, str, str, str, str]]:
-    """Figure, claim, measured, verdict, seconds."""
+    """Figure, claim, findings in short, verdict, seconds of each claim."""
     rows = []
     for figure in config.figures:
         claims = [claim for claim in CLAIMS if figure in claim.figures]
         for claim in claims:
             findings = claim.findings(config.results, config.scale, (figure,))[figure]
             judged = "failed" if figure in failed else verdict(findings)
-            numbers = "; ".join(f"{f.where}: {f.number}" for f in findings)
-            rows.append((figure, claim.text, numbers, judged, f"{seconds[figure]:.0f}"))
+            measured = f"{counts(findings)}. {decided_by(findings)}"
+            rows.append((figure, claim.text, measured, judged, f"{seconds[figure]:.0f}"))
         if not claims:
             state = "failed" if figure in failed else "no claim"
             rows.append((figure, RECIPES[figure].title, "", state, f"{seconds[figure]:.0f}"))

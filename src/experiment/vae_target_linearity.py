@@ -7,7 +7,7 @@ Claim: the lower β, the higher Target Linearity, and the closer to linear the i
 
 It reads the checkpoints that vae_train.py leaves, and takes the same options. Features H are the
 means μ of training images, targets Y their pixels. Interpolation decodes λ μ₁ + (1 − λ) μ₂ and
-compares it with λ x₁ + (1 − λ) x₂.
+compares it with λ x₁ + (1 − λ) x₂. Both sides of Proposition 3 are measured at the best epochs.
 
 Results: results/SCALE/vae_target_linearity/DATASET-DIGEST.npz, arrays as in AXES. Images are
 uint8, 255 for a pixel of one.
@@ -28,6 +28,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from core.bounds import interpolation_bound
 from core.linearity import moments_surrogate, report
 from core.moments import FeatureMoments
 from experiment import vae_train
@@ -49,6 +50,8 @@ class Config(vae_train.Config):
     steps: int = 10  # points λ of an interpolation, from 0 to 1
     # pairs of test images, drawn at random, over which interpolation errors are means
     pairs: int = 1000
+    # training images, the first of those measured, of which every pair is mixed for Proposition 3
+    mixed: int = cli.added(1000, earlier=1000)
     shown_beta: float = 1.0  # the β whose interpolation is shown by epoch
     shown_epochs: int = 6  # epochs of it that are shown, from before training to the last
 
@@ -81,6 +84,10 @@ AXES = {
     # of the centred targets, over their variance: the published TL divides by it
     "variance_around_own_mean": (),
     "best_epoch": ("beta", "seed"),
+    # Proposition 3 at the best epoch, half of one image and half of another: the mean distance from
+    # the mixture of images, by the least-squares map from μ to pixels and by the trained decoder,
+    # and the map's mean error, which bounds the first
+    **dict.fromkeys(("mixture_left", "mixture_decoder", "mixture_right"), ("beta", "seed")),
     "by_epoch": ("shown_epoch", "lambda", *_IMAGE),  # the first seed's
     "by_epoch_mse": ("shown_epoch",),
     "by_epoch_pixels": ("lambda", *_IMAGE),
@@ -156,8 +163,23 @@ def model_measures(model: VAE, x: Tensor, pairs: Tensor, steps: int) -> dict[str
     }
 
 
+@torch.no_grad()
+def mixture_measures(model: VAE, x: Tensor) -> dict[str, float]:
+    """Proposition 3 at α = ½ over all pairs of images x (N, C, H, W), see AXES."""
+    means, _ = model.encode(x[None])
+    z, pixels = means[0], x.flatten(1)
+    left, right = interpolation_bound(z, pixels, 0.5)
+    total = 0.0
+    for i in range(len(z)):  # pairs (i, j) with j ≥ i; (j, i) has the same mixture
+        decoded = decode(model, (z[i] + z[i:]) / 2)
+        distances = (decoded - (pixels[i] + pixels[i:]) / 2).norm(dim=-1).double()
+        total += float(2 * distances.sum() - distances[0])
+    decoder = total / len(z) ** 2
+    return {"mixture_left": left, "mixture_decoder": decoder, "mixture_right": right}
+
+
 def run(config: Config, dataset: str, replicas: Sequence[Replica]) -> Arrays:
-    """Measure every checkpoint of the replicas; name -> (R, epoch), best_epoch (R,)."""
+    """Measure every checkpoint of the replicas; name -> (R, epoch), of the best epoch (R,)."""
     images = vae_train.load_images(config, dataset)
     config = config.with_epochs(images.name)
     trained = config.plan_training(images)
@@ -174,10 +196,11 @@ def run(config: Config, dataset: str, replicas: Sequence[Replica]) -> Arrays:
                 restore(model, trained[beta], seed, epoch)
                 rows.append(model_measures(model, x, pairs, config.steps))
                 bar.update()
-        best.append(restore(model, trained[beta], seed, "best"))
+        epoch = restore(model, trained[beta], seed, "best")
+        best.append({"best_epoch": epoch} | mixture_measures(model, x[: config.mixed]))
     measures = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     measures = runs.unflatten(measures, len(replicas), config.epochs + 1)
-    return measures | {"best_epoch": np.array(best)}
+    return measures | {name: np.array([row[name] for row in best]) for name in best[0]}
 
 
 @torch.no_grad()

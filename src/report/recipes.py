@@ -88,7 +88,7 @@ RECIPES = {
         "TL and surrogate, Adam",
         ("target_linearity",),
         "metrics_plot",
-        "the same as Figure 4, sooner",
+        "TL as in Figure 4, sooner; the last layer's surrogate ends below others'",
         {"optimizer": "adam"},
         {"learning_rate": 0.002},
     ),
@@ -137,6 +137,14 @@ RECIPES = {
         "neural_collapse",
         "NC1 that falls as TL rises, every point on or above the curve that NC1 implies",
         picture="neural_collapse",
+    ),
+    "statements": Recipe(
+        "the paper's theorems, lemmas and propositions (ours)",
+        ("statements",),
+        "statements",
+        "one panel a statement: Theorem 1 with slope one, Theorem 3 and the Ansatz near the output "
+        "alone, Lemma 3's error falling with depth",
+        picture="statements",
     ),
     "formulas": Recipe(
         "the published formulas beside the exact ones (ours)",

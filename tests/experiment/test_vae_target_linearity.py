@@ -121,6 +121,32 @@ def test_interpolation_errors_are_near_their_means_over_every_pair_of_test_image
             assert errors.mean() > 0
 
 
+@torch.no_grad()
+def test_both_sides_of_proposition_3_equal_a_loop_over_every_pair(trained, measures):
+    x = trained.measured.flatten(1)
+    n = len(x)
+    for b, s in GRID[::2]:
+        network, _ = trained.restore(b, s, "best")
+        z = network.mean(trained.measured)
+        rows = np.column_stack([z.double().numpy(), np.ones(n)])
+        coefficients = np.linalg.lstsq(rows, x.double().numpy(), rcond=None)[0]
+        totals = dict.fromkeys(("mixture_left", "mixture_decoder"), 0.0)
+        for i in range(n):
+            mixed = (x[i] + x).numpy() / 2
+            fitted = (rows[i] + rows) / 2 @ coefficients
+            decoded = network.decode((z[i] + z) / 2).numpy()
+            totals["mixture_left"] += np.linalg.norm(fitted - mixed, axis=1).sum() / n**2
+            totals["mixture_decoder"] += np.linalg.norm(decoded - mixed, axis=1).sum() / n**2
+        right = np.linalg.norm(rows @ coefficients - x.numpy(), axis=1).mean()
+        for name, value in (totals | {"mixture_right": right}).items():
+            assert measures[name][b, s] == pytest.approx(value, rel=1e-5), name
+
+
+def test_proposition_3_holds_for_the_least_squares_map_and_may_fail_for_the_decoder(measures):
+    assert (measures["mixture_left"] < measures["mixture_right"]).all()
+    assert (measures["mixture_decoder"] > measures["mixture_right"]).any()
+
+
 def test_pairs_are_the_same_for_every_model_and_run(trained, measures):
     again = vae_target_linearity.run(trained.config, trained.dataset, REPLICAS[3:4])
     b, s = GRID[3]

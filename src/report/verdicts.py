@@ -1,0 +1,216 @@
+"""How verdicts are reached: intervals over seeds, findings, claims.
+
+A number over seeds has the 95 % interval of Student's t, of paired differences where two runs share
+their seeds: seeds are taken as independent draws of a normal quantity, and three of them make the
+interval 2.2 times as wide as a known spread would. A finding asks for a number on one side of a
+threshold, or between two. It is met where the whole interval lies there, not met where none of it
+does, and else not decided.
+
+That two methods match is asked by two one-sided tests at 5 %, which is to ask that the 90 %
+interval of their difference lies within a margin (Schuirmann, J. Pharmacokinet. Biopharm. 1987).
+
+A claim holds where all its findings are met: each test errs in 5 % of cases or fewer, and so does
+the rule that wants all of them (an intersection–union test), so nothing is corrected for their
+number. A single finding that is not met, among many, may be chance.
+"""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from scipy import stats
+
+from lab.results import Result
+
+Outcome = Literal["met", "not met", "not decided", "not measured"]
+Verdict = Literal[
+    "holds", "holds in part", "does not hold", "not decided by this data", "not measured"
+]
+LEVEL = 0.95  # of an interval
+EQUIVALENCE_LEVEL = 0.90  # of the interval that two one-sided tests at 5 % amount to
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over seeds and the ends of its interval, nan where there is one seed."""
+
+    mean: float
+    low: float
+    high: float
+    seeds: int
+
+    def text(self, digits: int = 2) -> str:
+        if self.seeds < 2:
+            return f"{self.mean:.{digits}f} (one seed)"
+        return f"{self.mean:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+
+
+def interval(values: np.ndarray, level: float = LEVEL) -> Interval:
+    """Student's t interval of the mean of values (seed,)."""
+    values, n = np.asarray(values, dtype=float), len(values)
+    half = stats.t.ppf((1 + level) / 2, n - 1) * stats.sem(values) if n > 1 else np.nan
+    mean = values.mean()
+    return Interval(float(mean), float(mean - half), float(mean + half), n)
+
+
+def paired(
+    first: Result, second: Result, value: Callable[[Result], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """A value (seed, …) of both results, for the seeds that both have, in one order."""
+    _, i, j = np.intersect1d(first["seed"], second["seed"], return_indices=True)
+    return value(first)[i], value(second)[j]
+
+
+def above(number: Interval, threshold: float) -> Outcome:
+    """Whether the number is greater than a threshold."""
+    if number.low > threshold:
+        return "met"
+    return "not met" if number.high <= threshold else "not decided"
+
+
+def below(number: Interval, threshold: float) -> Outcome:
+    """Whether the number is less than a threshold."""
+    if number.high < threshold:
+        return "met"
+    return "not met" if number.low >= threshold else "not decided"
+
+
+def within(number: Interval, low: float, high: float) -> Outcome:
+    """Whether the number is between two thresholds; of a 90 % interval: two one-sided tests."""
+    return every([above(number, low), below(number, high)])
+
+
+def every(outcomes: Sequence[Outcome]) -> Outcome:
+    """Of one finding that asks for several things at once."""
+    for outcome in ("not met", "not measured", "not decided"):
+        if outcome in outcomes:
+            return outcome
+    return "met"
+
+
+def all_above(values: np.ndarray, threshold: float = 0.0) -> tuple[Outcome, Interval]:
+    """Whether each of several numbers over seeds (seed, k) is above a threshold.
+
+    Returns:
+        the outcome, and the interval of the number that decides it, the least of several.
+    """
+    numbers = [interval(column) for column in np.asarray(values).T]
+    outcome = every([above(number, threshold) for number in numbers])
+    deciding = [number for number in numbers if above(number, threshold) == outcome]
+    return outcome, min(deciding, key=lambda number: number.mean)
+
+
+def all_below(values: np.ndarray, threshold: float = 0.0) -> tuple[Outcome, Interval]:
+    """Whether each of several numbers over seeds (seed, k) is below a threshold: `all_above`."""
+    outcome, number = all_above(-np.asarray(values), -threshold)
+    return outcome, Interval(-number.mean, -number.high, -number.low, number.seeds)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that a claim's rule asks, and what was measured."""
+
+    where: str  # the data or setting
+    asked: str
+    number: str = ""  # with its interval
+    outcome: Outcome = "not measured"
+    seeds: int | None = None  # None: not a number over seeds, but every measurement counts
+    # whether it is there to shut another explanation out: met, it shows no part of the claim
+    control: bool = False
+
+    @property
+    def short(self) -> str:
+        """Without what stands beside the number."""
+        return f"{self.where}: {self.text}: {self.number.partition(';')[0] or self.outcome}"
+
+    @property
+    def text(self) -> str:
+        return f"control: {self.asked}" if self.control else self.asked
+
+
+def holds_everywhere(where: str, asked: str, held: np.ndarray, beside: str = "") -> Finding:
+    """Of a statement that has no exceptions; held: of every measurement."""
+    number = f"in {held.sum()} of {held.size} measurements{beside}"
+    return Finding(where, asked, number, "met" if held.all() else "not met")
+
+
+def premise(where: str, asked: str, number: str, held: bool, seeds: int) -> Finding:
+    """What a claim takes for granted; where it is not so nothing is decided, see `undecided`."""
+    return Finding(where, asked, number, "met" if held else "not decided", seeds, control=True)
+
+
+def undecided(finding: Finding, reason: str) -> Finding:
+    """The same number where a premise of the claim is not met."""
+    number = f"{finding.number}; {reason}"
+    return dataclasses.replace(finding, number=number, outcome="not decided")
+
+
+def means(values: np.ndarray, form: str = ".2f") -> str:
+    """Means over seeds (seed, k) in words."""
+    return ", ".join(f"{value:{form}}" for value in values.mean(0))
+
+
+def verdict(findings: Sequence[Finding]) -> Verdict:
+    """What the findings of a claim amount to.
+
+    holds: all are met. holds in part: some are met, some are not. does not hold: some are not met,
+    none is. not decided by this data: none is not met, but some are not decided or not measured.
+    Controls keep a claim from holding, and no more: met, they are no part of it that holds; not
+    met, they leave a claim that nothing else decides undecided.
+    """
+    own = {finding.outcome for finding in findings if not finding.control}
+    every_one = {finding.outcome for finding in findings}
+    if own <= {"not measured"}:
+        return "not measured"
+    if "not met" in every_one and "met" in own:
+        return "holds in part"
+    if "not met" in own:
+        return "does not hold"
+    return "holds" if every_one == {"met"} else "not decided by this data"
+
+
+def decided_by(findings: Sequence[Finding]) -> str:
+    """The finding that keeps a claim from holding, or else the first, in short."""
+    order = ("not met", "not decided", "not measured", "met")
+    ranked = sorted(findings, key=lambda finding: order.index(finding.outcome))
+    return ranked[0].short if ranked else ""
+
+
+def counts(findings: Sequence[Finding]) -> str:
+    """How many findings were met, and how many not: "9 met, 2 not decided"."""
+    numbers = Counter(finding.outcome for finding in findings)
+    return ", ".join(f"{numbers[outcome]} {outcome}" for outcome in sorted(numbers)) or "no result"
+
+
+Judge = Callable[[Path, str, str], Iterator[Finding]]  # from results' root, scale and figure
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence that the paper states, and how it is judged."""
+
+    text: str
+    source: str  # where the paper states it
+    figures: tuple[str, ...]  # keys of report.recipes.RECIPES whose results it is judged by
+    rule: str
+    control: str  # what else could explain the numbers, and how the rule shuts it out
+    change: str  # what would change the verdict
+    judge: Judge
+
+    def findings(
+        self, root: Path, scale: str, figures: Sequence[str] | None = None
+    ) -> dict[str, list[Finding]]:
+        """Figure -> findings, of all its figures or those named."""
+        chosen = [f for f in self.figures if figures is None or f in figures]
+        return {figure: list(self.judge(root, scale, figure)) for figure in chosen}
+
+
+def claim(
+    text: str, *, source: str, figures: tuple[str, ...], rule: str, control: str, change: str
+) -> Callable[[Judge], Claim]:
+    """Makes a claim of the function that judges it."""
+    return lambda judge: Claim(text, source, figures, rule, control, change, judge)
