@@ -50,7 +50,9 @@ CHANGED = """\
 
 Rules of claims 12 to 16 were written with their results at hand, and describe them as much as they
 test. Before those of claims 11 and 17 to 26 were written, trials on digits and on two epochs of
-MNIST had been seen. The rules of claims 1 to 10 were written first, applied, and then changed:
+MNIST had been seen; that claims 22 and 23 ask first whether the network interpolates, or has
+collapsed, was added after such trials. The rules of claims 1 to 10 were written first, applied, and
+then changed:
 
 """
 Findings = dict[str, list[Finding]]  # of a claim, by figure

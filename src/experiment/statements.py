@@ -96,7 +96,8 @@ _EPOCH, _LAYER = ("seed", "epoch"), ("seed", "epoch", "layer")
 _RATE, _RIDGE = ("seed", "epoch", "rate", "layer"), ("seed", "epoch", "ridge", "layer")
 _UNITS, _STEP = ("seed", "epoch", "rate", "hidden_layer"), ("seed", "optimizer", "step", "layer")
 AXES = {
-    # layer l reads H_l through W_l: layer 1 reads the samples, the last is the read-out
+    # layer l reads H_l through W_l: layer 1 reads the samples, the last is the read-out; measures
+    # of steps are nan in layers without a gradient, as where ReLU units have died
     "loss": _EPOCH,  # mean over samples
     "accuracy": _EPOCH,
     # Theorem 1, all networks. One step of gradient descent at rate γ: ‖ΔG − VCS‖ / ‖VCS‖

@@ -45,7 +45,7 @@ NETWORKS = {
     "gelu": Network(functional.gelu, 0.1, lipschitz=GELU_LIPSCHITZ),
     "gelu_squared_loss": Network(functional.gelu, 0.1, squared_loss=True),
     "tanh": Network(torch.tanh, 0.1, lipschitz=1.0),
-    "cnn": Network(functional.relu, 0.05),
+    "cnn": Network(functional.relu, 0.003),
 }
 
 

@@ -5,6 +5,7 @@ of the quoted number's last digit, plus two standard deviations over seeds. Of a
 two methods, the 95 % interval of a paired t test decides.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,11 +34,17 @@ class Row:
     """One quoted number, or sentence with a number, and ours."""
 
     figure: str
-    what: str
+    what: str  # "subject: number"; those of one subject stand in one line of the table
     quoted: str
     ours: str  # with two standard deviations over seeds
     setting: str  # what differs from the paper's
     same: bool
+
+    @property
+    def subject(self) -> tuple[str, ...]:
+        """Of one line: its figure and setting, and the subject, or the whole of `what`."""
+        subject, colon, _ = self.what.rpartition(": ")
+        return self.figure, self.setting, subject if colon else self.what
 
 
 Source = Callable[[Path, str], Iterator[Row]]
@@ -51,13 +58,22 @@ def source(function: Source) -> Source:
 
 
 def numbers_table(root: Path, scale: str) -> str:
-    """Markdown: a row a quoted number."""
+    """Markdown: a row for the quoted numbers of one subject."""
     lines = ["| figure | what | the text | ours | setting | same |"]
     lines.append("| --- | --- | --- | --- | --- | --- |")
     rows = [row for function in SOURCES for row in function(root, scale)]
-    for row in sorted(rows, key=lambda row: int(row.figure)):
-        cells = (row.figure, row.what, row.quoted, row.ours, row.setting)
-        lines.append(f"| {' | '.join(cells)} | {'yes' if row.same else 'no'} |")
+    rows.sort(key=lambda row: int(row.figure))
+    for (figure, setting, subject), group in itertools.groupby(rows, lambda row: row.subject):
+        members = list(group)
+        names = [row.what.removeprefix(subject).removeprefix(": ") for row in members]
+        what = ": ".join(filter(None, (subject, " / ".join(names))))
+        quoted, ours = (
+            " / ".join(getattr(row, key) for row in members) for key in ("quoted", "ours")
+        )
+        same = ["yes" if row.same else "no" for row in members]
+        same = same[:1] if len(set(same)) == 1 else same
+        cells = (figure, what, quoted, ours, setting, " / ".join(same))
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -138,7 +154,7 @@ def ends(run: Result, figure: str, quotes: Mapping[str, str], prefix: str = "") 
 @source
 def linearity(root: Path, scale: str) -> Iterator[Row]:
     for run in lookup(target_linearity, root, scale, optimizer="sgd"):
-        yield from ends(run, "4", LINEARITY.get(stand_in(run.label), {}))
+        yield from ends(run, "4", LINEARITY.get(stand_in(run.label), {}), f"{run.label}: ")
 
 
 @source
@@ -147,7 +163,7 @@ def correlations(root: Path, scale: str) -> Iterator[Row]:
         setting = ", ".join(filter(None, (data(run), "the input layer, after 10 epochs")))
         names = {"0.98": ("Σ VCS", "gram_vcs_diagonal"), "0.71": ("AGOP", "gram_agop_diagonal")}
         for quote, (against, name) in names.items():
-            what = f"ρ of the diagonals of WᵀW and {against}"
+            what = f"ρ of the diagonals of WᵀW with: {against}"
             yield number("7", what, quote, run[name][:, -1, 0], setting)
         accuracy = 100 * run["test_accuracy"][:, -1]
         yield number("7", "test accuracy (%)", "46", accuracy, setting)
@@ -161,7 +177,7 @@ def distances(root: Path, scale: str) -> Iterator[Row]:
         width = run.config["width"]
         for quote, (name, what) in zip(published.get(width, ()), names.items(), strict=False):
             norms = np.sqrt(run.config["samples"] * run[name][:, -1])
-            label = f"width {width}: final {what}"
+            label = f"width {width}, end: {what}"
             yield number("8", label, quote, norms, "other draws; the notebook's values", 1)
 
 
@@ -173,7 +189,7 @@ def autoencoders(root: Path, scale: str) -> Iterator[Row]:
             chosen = beta <= 0.1 if low else beta >= 1
             gain = (tl[chosen, :, -1] - tl[chosen, :, 1]).mean(0)  # from the first epoch
             steps = np.diff(tl[chosen].mean(1)[:, 1:], axis=1)
-            what = f"{run.label}: TL from epoch 1 to the last, β {'≤ 0.1' if low else '≥ 1'}"
+            what = f"{run.label}, TL from epoch 1 to the last: β {'≤ 0.1' if low else '≥ 1'}"
             ours = f"{mean_spread(gain, 3)}, rises in {(steps > 0).sum()} of {steps.size} epochs"
             same = (steps > 0).mean() > 0.9 if low else gain.mean() > -0.02
             yield Row("10", what, text, ours, data(run), bool(same))
@@ -197,7 +213,7 @@ def encoders(root: Path, scale: str) -> Iterator[Row]:
         setting = f"{run.config['model']}, {run.label}"
         for stage, quote in ENCODERS.get(tasks.get(run.label, ""), {}).items():
             if stage in stages:
-                what = f"{tasks[run.label]}: TL of the last layer, {stage}"
+                what = f"{tasks[run.label]}, TL of the last layer: {stage}"
                 values = run["train_tl"][:, stages.index(stage), -1]
                 yield number("11", what, f"{quote:.2f}", values, setting)
 
