@@ -82,7 +82,8 @@ def torch_layers(model, r):
         layers = [first, nn.MaxPool2d(2), nn.ReLU(), second, nn.ReLU()]
         layers += [third, nn.MaxPool2d(2), nn.ReLU(), nn.Flatten(), linear(model.readout)]
         return nn.Sequential(*layers)
-    activation = {functional.gelu: nn.GELU, functional.relu: nn.ReLU}[model.activation]
+    kinds = {functional.gelu: nn.GELU, functional.relu: nn.ReLU, torch.tanh: nn.Tanh}
+    activation = kinds[model.activation]
     first, *rest = model.layers
     layers = [nn.Flatten(), linear(first)]
     for layer in rest:

@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from .layer_table import LayerTable
-from .measure import measure
+from .measure import Measurement, Moment
 
 
 class MeasureEvery:
@@ -17,6 +17,10 @@ class MeasureEvery:
             watch(epoch)
             ...  # an epoch of training
         watch.tables[5]  # by epoch; report.plot.measure_by_epoch(watch.tables, "tl_in") draws them
+
+    From the second table on `cosine_step` says whether training moved the Gram matrix as the
+    Virtual Covariance Shift of the table before points: the cosine of the two. For that the weights
+    and gradients of the last table are kept.
 
     `measure` leaves the model and torch's random generators as they were. Those of Python and
     NumPy, from which a data set's own transforms may draw, are not put back. Ours.
@@ -41,7 +45,11 @@ class MeasureEvery:
             raise ValueError("batches can be read only once: give a list or a DataLoader")
         self.every, self.model, self.batches, self.options = every, model, batches, options
         self.tables: dict[int, LayerTable] = {}
+        self._moment: Moment = {}
 
     def __call__(self, epoch: int) -> None:
         if epoch % self.every == 0:
-            self.tables[epoch] = measure(self.model, self.batches, **self.options)
+            measurement = Measurement(self.model, **self.options)
+            measurement.run(self.batches)
+            self.tables[epoch] = measurement.table(self._moment)
+            self._moment = measurement.moment()

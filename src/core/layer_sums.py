@@ -1,6 +1,7 @@
 """The sums of one layer over a data set, and its row of measures, computed from them alone."""
 
 import math
+import warnings
 from dataclasses import dataclass, field
 
 import torch
@@ -8,12 +9,15 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .agop import gram_agop_cosine
+from .batch import ratio
 from .collapse import class_means, collapse, nearest_mean_disagreement
 from .gram import effective_rank, weight_gram
 from .layer_table import LayerRow
 from .linearity import moments_surrogate, report
 from .moments import FeatureMoments
-from .virtual import gram_shift_cosine
+from .virtual import feature_learning_residual, gram_shift_cosine
+
+MANY_CLASSES = 4096  # beyond them Neural Collapse, whose tables grow as their square, is left out
 
 
 @dataclass
@@ -25,12 +29,29 @@ class LayerSums:
     outputs: FeatureMoments = field(default_factory=FeatureMoments)  # of Z and the targets
     weight_gradient: Tensor | None = None  # Σ ∂L/∂W (g, m, d)
     output_outer: Tensor | None = None  # Σ ∂f/∂z ∂f/∂zᵀ (g, m, m) over samples and outputs
-    residual: float = 0.0  # largest of the Feature Learning Equation's
+    residual: float = math.nan  # largest of the Feature Learning Equation's
     reduction_error: float = 0.0  # Σ over samples of |‖reduced‖² / ‖features‖² − 1|
     reduced_samples: int = 0  # samples whose features were reduced
     # H (N, d), predicted classes (N,)
     predictions: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     distributed: bool = False  # whether the sums are those of all processes
+    before: tuple[Tensor, Tensor] | None = None  # W and Σ ∂L/∂W at an earlier moment
+    problems: list[str] = field(default_factory=list)  # why measures are nan
+
+    def add_gradients(self, h: Tensor, dz: Tensor, dw: Tensor) -> None:
+        """Add the gradient of a call, and compare the two sides of the Feature Learning Equation.
+
+        Args:
+            h: H (g, N, d).
+            dz: ∂L/∂Z (g, N, m).
+            dw: ∂L/∂W (g, m, d) of this call alone.
+        """
+        self.add_weight_gradient(dw)
+        if bool(dz.any()):  # otherwise both sides are zero
+            working = torch.promote_types(h.dtype, torch.float32)
+            h, dz, dw, weight = (t.to(working) for t in (h, dz, dw, self.weight))
+            residual = feature_learning_residual(h, weight, dz @ weight, dw, blocks=True)
+            self.residual = residual if math.isnan(self.residual) else max(self.residual, residual)
 
     def add_weight_gradient(self, gradient: Tensor) -> None:
         """Add ∂L/∂W (g, m, d) of a batch, in float64."""
@@ -43,6 +64,10 @@ class LayerSums:
         """Add ∂f/∂z (g, N, m) of one output and one batch, in float64."""
         outer = weight_gram(gradient.to(torch.float64))
         self.output_outer = outer if self.output_outer is None else self.output_outer + outer
+
+    def note(self, problem: str) -> None:
+        if problem not in self.problems:
+            self.problems.append(problem)
 
     def all_reduce(self) -> None:
         """Merge with the other processes of torch.distributed."""
@@ -62,52 +87,66 @@ class LayerSums:
         counts = torch.tensor([self.reduction_error, float(self.reduced_samples)], **zeros)
         dist.all_reduce(counts)
         self.reduction_error, self.reduced_samples = float(counts[0]), int(counts[1])
-        residual = torch.tensor(self.residual, **zeros)
+        residual = torch.tensor(self.residual, **zeros).nan_to_num(-math.inf)
         dist.all_reduce(residual, dist.ReduceOp.MAX)
-        self.residual = float(residual)
+        self.residual = float(residual) if residual.isfinite() else math.nan
 
     def row(self, name: str, kind: str) -> LayerRow:
-        """Every measure of the layer; nan where one has no meaning."""
-        weight = self.weight.to(torch.float64)
-        _, m, d = weight.shape
-        values = torch.linalg.svdvals(weight)  # (g, min(m, d))
+        """Every measure of the layer; nan where one has no meaning, and `problems` says why."""
         return LayerRow(
             name=name,
             kind=kind,
-            d=d,
-            m=m,
+            d=self.weight.shape[2],
+            m=self.weight.shape[1],
             n=self.inputs.n,
-            effective_rank=effective_rank(weight, blocks=True),
-            condition=float(values.max() / values.min()),
             residual=self.residual,
-            cosine_vc=self._cosine_vc(weight),
-            cosine_agop=self._cosine_agop(weight),
+            reduction_error=self.reduction_error / max(1, self.reduced_samples),
+            **self._weights(),
             **self._linearity(),
             **self._collapse(),
-            reduction_error=self.reduction_error / max(1, self.reduced_samples),
         )
 
-    def _cosine_vc(self, weight: Tensor) -> float:
-        if self.weight_gradient is None:
-            return math.nan
-        return gram_shift_cosine(weight, self.weight_gradient, blocks=True)
-
-    def _cosine_agop(self, weight: Tensor) -> float:
-        if self.output_outer is None:
-            return math.nan
-        return gram_agop_cosine(weight, self.output_outer, blocks=True)
+    def _weights(self) -> dict[str, float]:
+        """What depends on W through WᵀW, Wᵀ ∂L/∂W and ∂f/∂z W alone: a tall W is made square."""
+        names = ("effective_rank", "condition", "cosine_vc", "cosine_step", "cosine_agop")
+        values = dict.fromkeys(names, math.nan)
+        weight, gradient = self.weight.to(torch.float64), self.weight_gradient
+        if not bool(weight.isfinite().all()):
+            self.note("weights that are not finite")
+            return values
+        if self.output_outer is not None:
+            values["cosine_agop"] = gram_agop_cosine(weight, self.output_outer, blocks=True)
+        if self.before is not None and self.before[0].shape == weight.shape:
+            values["cosine_step"] = step_cosine(*self.before, weight)
+        _, m, d = weight.shape
+        if m > d:
+            basis, weight = torch.linalg.qr(weight)  # W = Q R: (g, m, d), (g, d, d)
+            gradient = None if gradient is None else basis.mT @ gradient
+        if gradient is not None:
+            values["cosine_vc"] = gram_shift_cosine(weight, gradient, blocks=True)
+        singular = torch.linalg.svdvals(weight)  # (g, min(m, d))
+        values["condition"] = float(singular.max() / singular.min())
+        values["effective_rank"] = effective_rank(torch.diag_embed(singular), blocks=True)
+        return values
 
     def _linearity(self) -> dict[str, float]:
-        names = ("tl_in", "tl_out", "chance", "surrogate", "cka_in", "cka_out")
-        values = dict.fromkeys(names, math.nan)
+        names = ("tl", "chance", "adjusted", "cka")
+        values = {f"{name}_{side}": math.nan for side in ("in", "out") for name in names}
+        values["surrogate"] = math.nan
         for side, moments in (("in", self.inputs), ("out", self.outputs)):
-            if moments.n:
-                linearity = report(moments)
-                values[f"tl_{side}"] = linearity.value
-                norms = moments.scatter.norm() * moments.target_scatter.norm()
-                values[f"cka_{side}"] = float(moments.cross.square().sum() / norms)
-                if side == "in":
-                    values["chance"] = linearity.chance
+            if not moments.n:
+                continue
+            try:
+                with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
+                    linearity = report(moments)  # the table says where samples are few
+            except ValueError as error:
+                self.note(str(error))
+                continue
+            values[f"tl_{side}"] = linearity.value
+            values[f"chance_{side}"] = linearity.chance
+            values[f"adjusted_{side}"] = linearity.adjusted
+            norms = moments.scatter.norm() * moments.target_norm
+            values[f"cka_{side}"] = ratio(moments.cross.square().sum(), norms)
         if self.inputs.n and len(self.weight) == 1 and self.inputs.d == self.weight.shape[2]:
             values["surrogate"] = moments_surrogate(self.inputs, self.weight[0])
         return values
@@ -115,23 +154,46 @@ class LayerSums:
     def _collapse(self) -> dict[str, float]:
         values = dict.fromkeys(("nc1", "nc2_norm", "nc2_angle", "nc3", "nc4"), math.nan)
         moments = self.inputs
-        if not moments.n or not moments.one_hot or not bool((moments.target_mean > 0).all()):
+        if not moments.n or not moments.one_hot or not 1 < moments.c <= MANY_CLASSES:
+            return values
+        if not bool((moments.target_mean > 0).all() & moments.scatter.isfinite().all()):
             return values
         is_classifier = self.weight.shape == (1, moments.c, moments.d)
         measures = collapse(moments, self.weight[0] if is_classifier else None)
-        values |= {name: getattr(measures, name) for name in ("nc1", "nc2_norm", "nc2_angle")}
+        values["nc1"] = measures.nc1
+        if moments.c > 2:
+            values |= {"nc2_norm": measures.nc2_norm, "nc2_angle": measures.nc2_angle}
         if is_classifier:
             values["nc3"] = measures.nc3
-            if self.predictions:
-                values["nc4"] = self._nc4(class_means(moments))
+            values["nc4"] = self._nc4(class_means(moments))
         return values
 
     def _nc4(self, means: Tensor) -> float:
-        features, predicted = (torch.cat(parts) for parts in zip(*self.predictions, strict=True))
-        share = nearest_mean_disagreement(features, predicted, means)
-        counts = torch.tensor(
-            [share * len(features), len(features)], dtype=torch.float64, device=means.device
-        )
+        counts = torch.zeros(2, dtype=torch.float64, device=means.device)  # disagreeing, all
+        for features, predicted in self.predictions:
+            share = nearest_mean_disagreement(features, predicted, means)
+            counts += counts.new_tensor([share * len(features), len(features)])
         if self.distributed:
             dist.all_reduce(counts)
-        return float(counts[0] / counts[1])
+        return ratio(counts[0], counts[1])
+
+
+def step_cosine(before: Tensor, gradient: Tensor, after: Tensor) -> float:
+    """Cosine of ΔG = W₁ᵀW₁ − W₀ᵀW₀ and −(AᵀH + HᵀA), the Virtual Covariance Shift at W₀ (ours).
+
+    Args:
+        before: W₀ (g, m, d) float64.
+        gradient: ∂L/∂W at W₀ (g, m, d).
+        after: W₁ (g, m, d).
+
+    Returns:
+        nan where one of the two is zero.
+    """
+    rows = torch.cat([before, gradient, after - before], 1)  # (g, 3m, d)
+    if rows.shape[1] < rows.shape[2]:  # coordinates in the space that the rows span
+        rows = torch.linalg.qr(rows.mT, mode="r").R.mT
+    w, dw, e = rows.chunk(3, 1)
+    cross, moved = w.mT @ dw, w.mT @ e  # Wᵀ ∂L/∂W = AᵀH
+    shift = -(cross + cross.mT)
+    change = moved + moved.mT + e.mT @ e
+    return float(ratio((change * shift).sum(), change.norm() * shift.norm()))

@@ -1,35 +1,40 @@
-"""What the theory says of a layer, for every Linear and Conv2d of any torch model, in one pass.
+"""What the theory says of a layer, for every linear layer and convolution of any torch model.
 
     table = measure(model, batches)
     print(table)
 
-Of each layer Z = H Wᵀ + b, over all samples: Target Linearity of its inputs and outputs, the
-surrogate, the spectrum of its Gram matrix G = WᵀW, the residual of the Feature Learning Equation,
-the cosines of G with the Virtual Covariance Shift and with the average gradient outer product,
-linear CKA with the targets, and Neural Collapse. This file collects what the layers are given and
-their gradients; layer_sums.py turns the sums into the measures.
+Of each layer Z = H Wᵀ + b, over all samples, in one pass: Target Linearity of its inputs and
+outputs, the surrogate, the spectrum of its Gram matrix G = WᵀW, the residual of the Feature
+Learning Equation, the cosines of G with the Virtual Covariance Shift and with the average gradient
+outer product, linear CKA with the targets, and Neural Collapse.
+
+reading.py reads batches, targets.py their targets; calls.py records the layers' calls, layers.py
+reads them as matrices, reduction.py makes rows of features; layer_sums.py turns sums into measures.
 """
 
-import math
+import itertools
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
 
 from .agop import output_gradients
-from .layer_sums import LayerSums
+from .calls import Call, recorded
+from .collector import Collector, is_layer, other_weights
 from .layer_table import LayerTable
-from .layers import layer_features, layer_rows, layer_weight
-from .virtual import feature_learning_residual
+from .reading import Batch, bare, prediction, read_batch, shifts_labels, token_labels, with_decoder
+from .reduction import Reduction, check
+from .targets import IGNORED, Classes, Targets, align
+from .untouched import own_precision, untouched
 
-LARGEST = 8192  # dimensions of features whose moments are kept
-IGNORED = -100  # class of positions that count for nothing, as in torch
-Reduction = Literal["exact", "pool", "project"]
 Loss = Callable[[Tensor, Tensor], Tensor]
+Moment = Mapping[str, tuple[Tensor, Tensor]]  # by layer: W and Σ ∂L/∂W (g, m, d)
 
 
 def measure(
@@ -37,28 +42,37 @@ def measure(
     batches: Iterable[Any],
     *,
     loss: Loss | None = None,
+    output: Callable[[Any], Tensor] | None = None,
     names: str = "",
     reduction: Reduction = "exact",
     projected: int = 2048,
     gradients_of_outputs: bool = True,
     all_reduce: bool = False,
 ) -> LayerTable:
-    """Measure every Linear and Conv2d of a model that is called, in one pass over the data.
+    """Measure every linear layer and convolution of a model that is called, in one pass.
 
-    The model is measured in evaluation mode and left as it was: its mode, parameters, gradients,
-    buffers and hooks, and the state of torch's random generators.
+    Linear, Conv1d to Conv3d, their transposed kinds, and transformers' Conv1D; by the weight that
+    its inputs meet, where a parametrisation or a forward of its own makes another of the parameter.
+    What is left out stands below the printed table. The model is measured in evaluation mode and
+    left as it was: its mode, parameters, gradients, buffers and hooks, and the state of torch's
+    random generators. Of a model inside of DistributedDataParallel or torch.compile the module
+    itself is measured.
 
     Args:
         model: any torch module whose layers are called as modules.
-        batches: of (x, y), or dicts with "labels" for models that take keywords. y: class indices
-            (N,); of tokens (N, T), −100 where a position is to be ignored; or targets (N, c).
-        loss: from outputs and y to the sum of every sample's loss. Default: cross-entropy for
-            classes, squared error.
+        batches: of (x, y), or mappings with "labels" for models that take keywords; x may be a
+            mapping, or several inputs. Forms of y: see `targets.align`; −100 where a class is to be
+            ignored. Labels of tokens are read as transformers' models mean them: those of padding
+            are ignored, and those of causal language models are of the next token.
+        loss: from the prediction and y, as it is in the batch, to the sum of every sample's loss.
+            Default: cross-entropy for classes, squared error, in float32 or more.
+        output: from what the model returns to its prediction, classes last. Default: the tensor
+            itself, its `logits`, or the first of several.
         names: regular expression; only layers whose name it matches somewhere.
         reduction: what is done where a sample's features of a layer are a map of positions but its
             target is one. "exact": all positions side by side, up to 8,192 dimensions. "pool": the
-            mean over positions. "project": side by side, and beyond `projected` dimensions a fixed
-            Gaussian projection to that many.
+            mean over positions, padding left out. "project": side by side, and beyond `projected`
+            dimensions a fixed Gaussian projection to that many.
         projected: dimensions after "project".
         gradients_of_outputs: the average gradient outer product takes a backward pass for each
             output: False leaves it out.
@@ -69,213 +83,219 @@ def measure(
         a row a layer, see `LayerRow`.
 
     Raises:
-        ValueError: no layers, no batches, or features beyond 8,192 dimensions with reduction
-            "exact".
+        ValueError: no layers, no batches, batches or outputs that cannot be read, or features that
+            `reduction` does not take.
+
+    Warns:
+        RuntimeWarning: weights, features or targets of which measures are nan, and their layers.
     """
-    modules = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | nn.Conv2d) and re.search(names, name)
-    }
-    if not modules:
-        raise ValueError(f"the model has no Linear or Conv2d whose name matches {names!r}")
-    collectors = {name: Collector(name, module) for name, module in modules.items()}
-    called: dict[str, Collector] = {}
-    with _left_as_it_was(model, list(modules.values())), ExitStack() as hooks:
-        for name, collector in collectors.items():
-            handle = modules[name].register_forward_hook(collector.keep)
-            hooks.callback(handle.remove)
-        for batch in batches:
-            inputs, y = _split(batch, next(model.parameters()).device)
-            outputs = _prediction(model(**inputs) if isinstance(inputs, Mapping) else model(inputs))
-            with_calls = {
-                name: collector for name, collector in collectors.items() if collector.calls
-            }
-            called |= with_calls
-            now = [collector for collector in called.values() if collector.calls]
-            _add_gradients(now, (loss or _default_loss)(outputs, y))
-            if gradients_of_outputs and outputs.ndim == 2:
-                _add_output_gradients(now, outputs)
-            is_classified = outputs.ndim == 2 and not y.is_floating_point() and y.ndim == 1
-            predicted = outputs.detach().argmax(-1) if is_classified else None
-            for collector in now:
-                collector.add_moments(y, predicted, reduction, projected)
-                collector.calls = []
-    if not called:
-        raise ValueError("no batches, or none of the layers is called: nothing was measured")
-    if all_reduce:
-        for collector in called.values():
-            collector.sums.all_reduce()
-    rows = (c.sums.row(c.name, type(c.layer).__name__) for c in called.values())
-    return LayerTable(rows)
-
-
-class Collector:
-    """Keeps a layer's calls on one batch, and adds them to its sums."""
-
-    def __init__(self, name: str, layer: nn.Module) -> None:
-        self.name, self.layer = name, layer
-        self.sums = LayerSums(layer_weight(layer, layer.weight.detach()))
-        self.calls: list[tuple[Tensor, Tensor]] = []  # inputs and outputs
-
-    def keep(self, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        """Forward hook: remember this call; what follows may change its copy in place."""
-        self.calls.append((inputs[0].detach().clone(), output))
-        return output.clone()
-
-    def add_gradients(
-        self, gradients: Sequence[Tensor | None], weight_gradient: Tensor | None
-    ) -> None:
-        """Add ∂L/∂W of a batch, and compare the two sides of the Feature Learning Equation.
-
-        gradients: ∂L/∂Z of each call; None where the loss does not depend on it.
-        """
-        if weight_gradient is None:
-            return
-        pairs = zip(self.calls, gradients, strict=True)
-        rows = [
-            (layer_features(self.layer, inputs), layer_rows(self.layer, gradient))
-            for (inputs, _), gradient in pairs
-            if gradient is not None
-        ]
-        h, dz = (torch.cat(parts, 1) for parts in zip(*rows, strict=True))  # (g, N, d), (g, N, m)
-        dw = layer_weight(self.layer, weight_gradient)  # (g, m, d)
-        weight = self.sums.weight
-        residual = feature_learning_residual(h, weight, dz @ weight, dw, blocks=True)
-        self.sums.residual = max(self.sums.residual, residual)
-        self.sums.add_weight_gradient(dw)
-
-    def add_output_gradients(self, gradients: Sequence[Tensor | None]) -> None:
-        """Add ∂f/∂Z of each call, for one output."""
-        for gradient in gradients:
-            if gradient is not None:
-                self.sums.add_output_gradient(layer_rows(self.layer, gradient))
-
-    def add_moments(
-        self, y: Tensor, predicted: Tensor | None, reduction: Reduction, projected: int
-    ) -> None:
-        """Add the moments of inputs and outputs with the targets, and what is predicted."""
-        inputs, outputs = (torch.cat(parts) for parts in zip(*self.calls, strict=True))
-        y = y.repeat(len(self.calls), *[1] * (y.ndim - 1))
-        sides = ((inputs, self.sums.inputs), (outputs.detach(), self.sums.outputs))
-        for features, moments in sides:
-            paired = self._rows(features, y, reduction, projected)
-            if paired is not None:
-                moments.update(*paired)
-        if predicted is not None and inputs.ndim == 2 and len(inputs) == len(predicted):
-            self.sums.predictions.append((inputs, predicted))
-
-    def _rows(
-        self, features: Tensor, y: Tensor, reduction: Reduction, projected: int
-    ) -> tuple[Tensor, Tensor] | None:
-        """Features (N, d) and targets, a sample or token a row; None where they do not match."""
-        is_convolution = isinstance(self.layer, nn.Conv2d)
-        is_class = not y.is_floating_point()
-        if is_class and y.ndim > 1:  # a class a token
-            if is_convolution or features.shape[:-1] != y.shape:
-                return None
-            return features[y != IGNORED], y[y != IGNORED]
-        if len(features) != len(y):
-            return None
-        if is_class:
-            features, y = features[y != IGNORED], y[y != IGNORED]
-        if features.ndim == 2:
-            return features, y
-        if reduction == "pool":
-            positions = features.flatten(2).mT if is_convolution else features.flatten(1, -2)
-            return positions.mean(1), y
-        flat = features.flatten(1)
-        if reduction == "project" and flat.shape[1] > projected:
-            return self._project(flat, projected), y
-        if flat.shape[1] > LARGEST:
-            raise ValueError(
-                f"{self.name}: features of {flat.shape[1]} dimensions; take reduction 'pool' or "
-                "'project', or leave the layer out by names"
-            )
-        return flat, y
-
-    def _project(self, features: Tensor, dimensions: int) -> Tensor:
-        """A Gaussian projection (N, dimensions), the same in every batch."""
-        g = torch.Generator().manual_seed(0)
-        matrix = torch.randn(features.shape[1], dimensions, generator=g) / math.sqrt(dimensions)
-        reduced = features @ matrix.to(features)
-        ratio = reduced.double().square().sum(1) / features.double().square().sum(1)
-        self.sums.reduction_error += float((ratio - 1).abs().sum())
-        self.sums.reduced_samples += len(features)
-        return reduced
-
-
-def _add_gradients(collectors: Sequence[Collector], loss: Tensor) -> None:
-    """Add the gradients of a batch's loss to the layers that it called."""
-    weights = [collector.layer.weight for collector in collectors]
-    tensors = [output for collector in collectors for _, output in collector.calls]
-    gradients = torch.autograd.grad(
-        loss, [*tensors, *weights], retain_graph=True, allow_unused=True
+    measurement = Measurement(
+        model,
+        loss=loss,
+        output=output,
+        names=names,
+        reduction=reduction,
+        projected=projected,
+        gradients_of_outputs=gradients_of_outputs,
+        all_reduce=all_reduce,
     )
-    by_layer = _by_layer(collectors, gradients[: len(tensors)])
-    weight_gradients = gradients[len(tensors) :]
-    for collector, calls, dw in zip(collectors, by_layer, weight_gradients, strict=True):
-        collector.add_gradients(calls, dw)
+    measurement.run(batches)
+    return measurement.table()
 
 
-def _add_output_gradients(collectors: Sequence[Collector], outputs: Tensor) -> None:
-    """Add the gradients of each of the network's outputs (N, c)."""
-    tensors = [output for collector in collectors for _, output in collector.calls]
-    for gradients in output_gradients(outputs, tensors):
-        for collector, calls in zip(collectors, _by_layer(collectors, gradients), strict=True):
-            collector.add_output_gradients(calls)
+class Measurement:
+    """What `measure` does, with its arguments: `run`, then `table`, once."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        loss: Loss | None = None,
+        output: Callable[[Any], Tensor] | None = None,
+        names: str = "",
+        reduction: Reduction = "exact",
+        projected: int = 2048,
+        gradients_of_outputs: bool = True,
+        all_reduce: bool = False,
+    ) -> None:
+        check(reduction)
+        self.model, self.loss, self.output, self.names = bare(model), loss, output, names
+        self.gradients_of_outputs, self.all_reduce = gradients_of_outputs, all_reduce
+        numbers = itertools.count()
+        self.collectors = {
+            module: Collector(name, module, reduction, projected, numbers)
+            for name, module in self.model.named_modules()
+            if is_layer(module) and re.search(names, name)
+        }
+        if not self.collectors:
+            raise ValueError(
+                f"the model has no linear layer or convolution whose name matches {names!r}"
+            )
+        self.classes = Classes()
+        self.shifts: bool | None = None  # whether the model moves labels to the token before
+
+    def run(self, batches: Iterable[Any]) -> None:
+        """Add batches."""
+        device = next(self.model.parameters()).device
+        with (
+            untouched(self.model),
+            recorded(self.collectors) as recorder,
+            own_precision(device) as callers_precision,
+        ):
+            for batch in batches:
+                read = with_decoder(self.model, read_batch(batch, device))
+                with callers_precision():
+                    outputs = prediction(self.model(*read.args, **read.kwargs), self.output)
+                    loss = None if self.loss is None else self.loss(outputs, read.y)
+                with recorder.paused():
+                    self._add(read, outputs, loss)
+
+    def table(self, before: Moment | None = None) -> LayerTable:
+        """A row a layer; before: `moment` of an earlier measurement, for the rows' cosine_step."""
+        layers = [layer for layer in self.collectors.values() if layer.sums and not layer.refused]
+        layers.sort(key=lambda layer: layer.first)
+        classes = self.classes.seen.unique()
+        if self.all_reduce:
+            layers, classes = _agree(layers, classes)
+        notes = _grouped(self._left_out())
+        if not layers:
+            reason, names = next(iter(notes.items()), ("no batches", self.names))
+            raise ValueError(f"nothing was measured: {reason}: {', '.join(names)}")
+        rows = []
+        for layer in layers:
+            sums = layer.finish(self.classes.places(classes), len(classes))
+            sums.before = (before or {}).get(layer.name)
+            if self.all_reduce:
+                sums.all_reduce()
+            rows.append(sums.row(layer.name, layer.kind))
+        problems = _grouped((problem, x.name) for x in layers for problem in x.sums.problems)
+        for problem, names in problems.items():
+            warnings.warn(f"{problem}: {', '.join(names)}", RuntimeWarning, stacklevel=3)
+        return LayerTable(rows, problems | notes)
+
+    def moment(self) -> Moment:
+        """Weights and gradients as they were measured, for a later `table`."""
+        every = [layer for layer in self.collectors.values() if layer.sums]
+        return {
+            layer.name: (layer.sums.weight.clone(), layer.sums.weight_gradient)
+            for layer in every
+            if layer.sums.weight_gradient is not None
+        }
+
+    def _add(self, batch: Batch, outputs: Tensor, loss: Tensor | None) -> None:
+        """Add what the layers were called with, and their gradients."""
+        layers = [layer for layer in self.collectors.values() if layer.calls]
+        is_token = batch.is_whole and outputs.ndim == 3
+        if is_token and batch.y.ndim == 2 and not batch.y.is_floating_point():
+            if self.shifts is None:
+                self.shifts = shifts_labels(self.model, batch)
+            batch = replace(batch, y=token_labels(batch, self.shifts))
+        last = is_token or self.output is not None
+        outputs, targets = align(outputs, batch.y, classes_last=last, exact=self.loss is None)
+        if bool(targets.counted.any()):
+            _add_gradients(layers, default_loss(outputs, targets) if loss is None else loss)
+            per_sample = outputs.ndim == 2 and targets.counted.ndim == 1
+            if per_sample and self.gradients_of_outputs:
+                _add_output_gradients(layers, outputs[targets.counted])
+            is_classified = per_sample and targets.are_classes
+            predicted = outputs.detach().argmax(-1) if is_classified else None
+            columns = self.classes.columns(targets)
+            for layer in layers:
+                layer.add_moments(columns, batch.mask, predicted, outputs.shape[-1])
+        for layer in layers:
+            layer.calls = []
+
+    def _left_out(self) -> Iterator[tuple[str, str]]:
+        """Reasons, and the layers or parameters that are left out of the table or of a measure."""
+        for owner, parameter in other_weights(self.model):
+            if re.search(self.names, owner):
+                yield "left out, parameters of no linear layer or convolution", parameter
+        for layer in self.collectors.values():
+            if reason := layer.left_out():
+                yield f"left out, {reason}", layer.name
+                continue
+            for side, reason in layer.no_rows.items():
+                if reason not in layer.sums.problems:
+                    yield f"no Target Linearity of {side}, {reason}", layer.name
+            if layer.sums.weight_gradient is None:
+                yield "no gradients, the loss does not reach them", layer.name
 
 
-def _by_layer(
-    collectors: Sequence[Collector], gradients: Sequence[Tensor | None]
-) -> Iterator[Sequence[Tensor | None]]:
-    """Gradients of all calls, those of each layer together."""
-    start = 0
-    for collector in collectors:
-        yield gradients[start : start + len(collector.calls)]
-        start += len(collector.calls)
-
-
-def _default_loss(outputs: Tensor, y: Tensor) -> Tensor:
-    if y.is_floating_point():
-        return (outputs - y).square().sum()
-    logits, labels = outputs.flatten(0, -2), y.flatten()
+def default_loss(outputs: Tensor, targets: Targets) -> Tensor:
+    """Cross-entropy of classes, or squared error, summed over the targets that are counted."""
+    outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+    if not targets.are_classes:
+        return (outputs.flatten(1) - targets.values).square().sum()
+    logits, labels = outputs.flatten(0, -2), targets.values.flatten()
     return functional.cross_entropy(logits, labels, reduction="sum", ignore_index=IGNORED)
 
 
-def _split(batch: Any, device: torch.device) -> tuple[Any, Tensor]:
-    """Inputs and targets of a batch, on the device."""
-    if isinstance(batch, Mapping):
-        moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
-        return moved, moved.pop("labels")
-    x, y = batch
-    return x.to(device), y.to(device)
-
-
-def _prediction(outputs: Any) -> Tensor:
-    """The tensor of outputs: itself, its `logits`, or the first of several."""
-    if isinstance(outputs, Tensor):
-        return outputs
-    if isinstance(outputs, Mapping):
-        return outputs["logits"]
-    return outputs.logits if hasattr(outputs, "logits") else outputs[0]
-
-
-@contextmanager
-def _left_as_it_was(model: nn.Module, layers: Sequence[nn.Module]) -> Iterator[None]:
-    """Mode, gradients of the layers' weights and random states are as before at the end."""
-    modes = [(module, module.training) for module in model.modules()]
-    wanted = [(layer.weight, layer.weight.requires_grad) for layer in layers]
-    devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
+def _add_gradients(layers: Sequence[Collector], loss: Tensor) -> None:
+    """Add the gradients of a batch's loss to the layers that it called."""
+    calls = _in_graph(layers)
+    if not isinstance(loss, Tensor) or loss.ndim:
+        kind = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+        raise ValueError(f"the loss is to be one number, a tensor without axes, not {kind}")
+    if not calls or not loss.requires_grad:
+        return
+    tensors = [*(call.outputs for _, call in calls), *(call.weight for _, call in calls)]
     try:
-        with torch.random.fork_rng(devices), torch.inference_mode(False), torch.enable_grad():
-            for module, _ in modes:
-                module.training = False
-            for weight, _ in wanted:
-                weight.requires_grad_()
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        for weight, needed in wanted:
-            weight.requires_grad_(needed)
+        gradients = torch.autograd.grad(loss, tensors, retain_graph=True, allow_unused=True)
+    except RuntimeError as error:
+        if "use_reentrant" not in str(error):
+            raise
+        hidden = [x.name for x in layers if not any(c.outputs.requires_grad for c in x.calls)]
+        raise ValueError(
+            f"{', '.join(hidden)}: the checkpointing around these layers hides gradients; give it "
+            "use_reentrant=False"
+        ) from error
+    half = len(calls)
+    for (layer, call), dz, dw in zip(calls, gradients[:half], gradients[half:], strict=True):
+        if dz is not None:
+            layer.add_gradients(call, dz, dw)
+
+
+def _add_output_gradients(layers: Sequence[Collector], outputs: Tensor) -> None:
+    """Add the gradients of each of the network's outputs (N, c)."""
+    calls = _in_graph(layers)
+    if not calls or not outputs.requires_grad:
+        return
+    for gradients in output_gradients(outputs, [call.outputs for _, call in calls]):
+        for (layer, call), gradient in zip(calls, gradients, strict=True):
+            if gradient is not None:
+                layer.sums.add_output_gradient(call.product.outputs(gradient))
+
+
+def _in_graph(layers: Sequence[Collector]) -> list[tuple[Collector, Call]]:
+    """Calls whose outputs can have a gradient, of all layers."""
+    return [(layer, call) for layer in layers for call in layer.calls if call.outputs.requires_grad]
+
+
+def _grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = {}
+    for reason, name in pairs:
+        groups.setdefault(reason, []).append(name)
+    return groups
+
+
+def _agree(layers: Sequence[Collector], classes: Tensor) -> tuple[list[Collector], Tensor]:
+    """Layers in one order, and the classes, of all processes of torch.distributed.
+
+    Raises:
+        ValueError: in every process, where layers are called in some of them only.
+    """
+    mine = {layer.name: layer.no_rows for layer in layers}, classes.tolist()
+    everyone: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, mine)
+    named = {layer.name: layer for layer in layers}
+    if any(names.keys() != named.keys() for names, _ in everyone):
+        raise ValueError(
+            "some layers are called in some processes only: give each process one or more batches, "
+            "or leave these layers out by names"
+        )
+    for names, _ in everyone:
+        for name, no_rows in names.items():
+            named[name].no_rows |= no_rows
+    union = sorted({k for _, seen in everyone for k in seen})
+    order = everyone[0][0]
+    return [named[name] for name in order], torch.tensor(union, device=classes.device)

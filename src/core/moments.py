@@ -5,13 +5,16 @@ centred as they grow (the pairwise update of Chan, Golub and LeVeque, "Updating 
 pairwise algorithm for computing sample variances", 1979), so data far from zero keep their digits.
 """
 
-import copy
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional
+
+from .targets import pair
 
 BLOCK = 1 << 20  # entries of a batch that are held in float64 at a time
 SUMS = ("feature_mean", "target_mean", "scatter", "cross", "target_scatter")
@@ -32,7 +35,8 @@ class FeatureMoments:
         target_mean: ȳ (…, c).
         scatter: S = Σ (h − μ)(h − μ)ᵀ (…, d, d).
         cross: C = Σ (h − μ)(y − ȳ)ᵀ (…, d, c).
-        target_scatter: Σ (y − ȳ)(y − ȳ)ᵀ (…, c, c); its diagonal (…, c) with diagonal_targets.
+        target_scatter: Σ (y − ȳ)(y − ȳ)ᵀ (…, c, c); its diagonal (…, c) with diagonal_targets. Of
+            classes it is not kept: with n_k samples of class k it is diag(n_k) − n_k n_kᵀ / n.
         one_hot: whether the targets were class indices.
 
     Args:
@@ -58,40 +62,76 @@ class FeatureMoments:
         return self.feature_mean.shape[:-1]
 
     @property
+    def counts(self) -> Tensor:
+        """Samples n_k of each class (…, c), of targets that are class indices."""
+        return (self.n * self.target_mean).round()
+
+    @property
+    def target_scatter(self) -> Tensor:
+        if not self.one_hot:
+            return self.matrix_scatter
+        if self.diagonal_targets:
+            return self.target_variance
+        counts = self.counts
+        outer = counts[..., :, None] * counts[..., None, :]
+        return torch.diag_embed(counts) - outer / max(1, self.n)
+
+    @property
     def target_variance(self) -> Tensor:
         """Σ (y − ȳ)² of each column of the targets (…, c)."""
+        if self.one_hot:
+            return self.counts * (1 - self.target_mean)
         if self.diagonal_targets:
-            return self.target_scatter
-        return self.target_scatter.diagonal(dim1=-2, dim2=-1)
+            return self.matrix_scatter
+        return self.matrix_scatter.diagonal(dim1=-2, dim2=-1)
+
+    @property
+    def target_norm(self) -> Tensor:
+        """Frobenius norm ‖Σ (y − ȳ)(y − ȳ)ᵀ‖ (…); nan where only its diagonal is known."""
+        if self.one_hot:  # n_k (1 − p_k) on the diagonal, −n_k p_l elsewhere; p_k = n_k / n
+            share = self.target_mean
+            squares = 1 - 2 * share + share.square().sum(-1, keepdim=True)
+            return (self.counts.square() * squares).sum(-1).sqrt()
+        if self.diagonal_targets:
+            return self.feature_mean.new_full(self.batch_shape, math.nan)
+        return torch.linalg.matrix_norm(self.matrix_scatter)
+
+    def __copy__(self) -> "FeatureMoments":
+        return self.from_state_dict(self.state_dict())
 
     def __getitem__(self, index: Any) -> "FeatureMoments":
         """The moments at an index of the leading axes, to be read: they share memory."""
-        moments = copy.copy(self)
-        for name in SUMS:
-            setattr(moments, name, getattr(self, name)[index])
-        return moments
+        return self._like(**{name: value[index] for name, value in self._kept().items()})
 
     def columns(self, part: slice) -> "FeatureMoments":
         """The moments of some of the target columns, to be read: they share memory."""
-        moments = copy.copy(self)
-        moments.one_hot = False
-        moments.target_mean, moments.cross = self.target_mean[..., part], self.cross[..., part]
-        moments.target_scatter = self.target_scatter[..., part]
-        if not self.diagonal_targets:
-            moments.target_scatter = moments.target_scatter[..., part, :]
-        return moments
+        scatter = self.target_scatter[..., part]
+        return self._like(
+            one_hot=False,
+            target_mean=self.target_mean[..., part],
+            cross=self.cross[..., part],
+            matrix_scatter=scatter if self.diagonal_targets else scatter[..., part, :],
+        )
+
+    def arrange(self, places: Tensor, c: int) -> "FeatureMoments":
+        """Move the samples of class k to class places[k] (c,) of `c` classes; returns self."""
+        for name in ("target_mean", "cross"):
+            old = getattr(self, name)
+            new = old.new_zeros(*old.shape[:-1], c)
+            new[..., places] = old
+            setattr(self, name, new)
+        return self
 
     @torch.inference_mode(False)
-    def update(self, features: Tensor, targets: Tensor) -> "FeatureMoments":
-        """Add a batch.
+    def update(self, features: Any, targets: Any) -> "FeatureMoments":
+        """Add a batch of tensors, or of what torch.as_tensor takes.
 
         Args:
             features: (…, N, d), any floating dtype.
             targets: class indices (N,) or (…, N), an integer dtype, counted as one-hot rows; or a
                 matrix (N, c) or (…, N, c). Without leading axes they are those of every entry of
-                the batch.
-                Class indices need no number of classes: a class that appears later has been zero so
-                    far.
+                the batch. Class indices need no number of classes: a class that appears later has
+                been zero so far.
 
         Returns:
             self.
@@ -99,8 +139,7 @@ class FeatureMoments:
         Raises:
             ValueError: shapes or dtypes that are not these, or not those of the batches before.
         """
-        one_hot = _check(features, targets)
-        features, targets = features.detach(), targets.detach()
+        features, targets, one_hot = pair(features, targets)
         batch, (n, d) = features.shape[:-2], features.shape[-2:]
         if not n:
             return self
@@ -108,10 +147,12 @@ class FeatureMoments:
         if not self.n:
             self._allocate(batch, d, c, features.device, one_hot)
         self._check_like(batch, d, None if one_hot else c)
+        if one_hot:
+            self._grow(int(targets.max()) + 1)
         features = features.reshape(-1, n, d)  # (B, N, d)
         inner = targets.shape[-1:] if one_hot else targets.shape[-2:]  # of one entry of the batch
         targets = targets.expand(*batch, *inner).reshape(-1, *inner)
-        rows = max(1, BLOCK // max(1, d * len(features)))
+        rows = max(1, BLOCK // (max(d, self.c) * max(1, len(features))))
         for h, y in zip(features.split(rows, 1), targets.split(rows, 1), strict=True):
             self._add(h.to(torch.float64), self._target_rows(y))
         return self
@@ -130,8 +171,8 @@ class FeatureMoments:
             fill = (0, self.c - other.c)  # classes that `other` has not seen
             self.scatter += other.scatter
             self.cross += functional.pad(other.cross, fill)
-            both = fill if self.diagonal_targets else fill * 2
-            self.target_scatter += functional.pad(other.target_scatter, both)
+            if not self.one_hot:
+                self.matrix_scatter += other.matrix_scatter
             self._shift(other.n, other.feature_mean, functional.pad(other.target_mean, fill))
         return self
 
@@ -139,9 +180,8 @@ class FeatureMoments:
         """Merge the moments of all processes of torch.distributed; returns self.
 
         Every process ends with the moments of all samples; one without samples takes part. Give
-        each
-        sample to one process only: a sampler that pads its shards to equal length counts some
-            twice.
+        each sample to one process only: a sampler that pads its shards to equal length counts some
+        twice.
 
         Raises:
             ValueError: processes whose features or targets are of different kinds.
@@ -169,8 +209,9 @@ class FeatureMoments:
         feature_mean, target_mean = mean.split([d, c], -1)
         # about the mean of all: S + n_i (μ_i − μ)(μ_i − μ)ᵀ of each process, summed
         self._add_outer(self.feature_mean - feature_mean, self.target_mean - target_mean, self.n)
-        for scatter in (self.scatter, self.cross, self.target_scatter):
-            dist.all_reduce(scatter, group=group)
+        for name, value in self._kept().items():
+            if name.endswith(("scatter", "cross")):
+                dist.all_reduce(value, group=group)
         self.feature_mean, self.target_mean, self.n = feature_mean, target_mean, n
         return self
 
@@ -180,14 +221,26 @@ class FeatureMoments:
         if not self.n:
             return kind
         kind |= {"n": torch.tensor(self.n), "one_hot": torch.tensor(self.one_hot)}
-        return kind | {name: getattr(self, name).clone() for name in SUMS}
+        return kind | {name: value.clone() for name, value in self._kept().items()}
 
     @classmethod
-    def from_state_dict(cls, state: dict[str, Tensor]) -> "FeatureMoments":
-        """The moments that `state_dict` was taken of."""
+    def from_state_dict(cls, state: Mapping[str, Any]) -> "FeatureMoments":
+        """The moments that `state_dict` was taken of; its tensors, or NumPy arrays of them."""
         moments = cls()
         for name, value in state.items():
-            setattr(moments, name, value.clone() if name in SUMS else value.item())
+            tensor = torch.as_tensor(value)
+            setattr(moments, name, tensor.clone() if tensor.ndim else tensor.item())
+        return moments
+
+    def _kept(self) -> dict[str, Tensor]:
+        """The sums that are kept, by attribute."""
+        names = SUMS[:-1] if self.one_hot else (*SUMS[:-1], "matrix_scatter")
+        return {name: getattr(self, name) for name in names}
+
+    def _like(self, **changed: Any) -> "FeatureMoments":
+        """These moments with some attributes changed; the others share memory."""
+        moments = FeatureMoments()
+        vars(moments).update(vars(self) | changed)
         return moments
 
     def _allocate(self, batch: tuple[int, ...], d: int, c: int, device: Any, one_hot: bool) -> None:
@@ -197,9 +250,9 @@ class FeatureMoments:
         self.target_mean = torch.zeros(*batch, c, **zeros)
         self.scatter = torch.zeros(*batch, d, d, **zeros)
         self.cross = torch.zeros(*batch, d, c, **zeros)
-        self.target_scatter = torch.zeros(
-            *batch, *((c,) if self.diagonal_targets else (c, c)), **zeros
-        )
+        if not one_hot:
+            axes = (c,) if self.diagonal_targets else (c, c)
+            self.matrix_scatter = torch.zeros(*batch, *axes, **zeros)
 
     def _check_like(self, batch: torch.Size, d: int, c: int | None) -> None:
         """Raise ValueError unless a batch is like those before; c is None for classes."""
@@ -209,12 +262,12 @@ class FeatureMoments:
             raise ValueError(
                 f"features have leading axes {tuple(batch)}, not {tuple(self.batch_shape)}"
             )
-        found, before = (
+        kind, before = (
             "class indices" if columns is None else f"{columns} columns"
             for columns in (c, None if self.one_hot else self.c)
         )
-        if found != before:
-            raise ValueError(f"targets are {found}, those before were {before}")
+        if kind != before:
+            raise ValueError(f"targets are {kind}, those before were {before}")
 
     def _grow(self, c: int) -> None:
         """Columns of zeros for classes first seen now: exact, since they have been zero so far."""
@@ -222,14 +275,13 @@ class FeatureMoments:
         if fill[1]:
             self.target_mean = functional.pad(self.target_mean, fill)
             self.cross = functional.pad(self.cross, fill)
-            both = fill if self.diagonal_targets else fill * 2
-            self.target_scatter = functional.pad(self.target_scatter, both)
 
     def _target_rows(self, targets: Tensor) -> Tensor:
+        """Targets of a block as rows (B, N, c)."""
         if not self.one_hot:
             return targets.to(torch.float64)
-        self._grow(int(targets.max()) + 1)
-        return functional.one_hot(targets.long(), self.c).to(torch.float64)
+        rows = torch.zeros(*targets.shape, self.c, dtype=torch.float64, device=targets.device)
+        return rows.scatter_(-1, targets[..., None], 1.0)
 
     def _add(self, h: Tensor, y: Tensor) -> None:
         """Add a block h (B, N, d), y (B, N, c)."""
@@ -237,8 +289,9 @@ class FeatureMoments:
         h, y = h - h_mean[:, None], y - y_mean[:, None]
         self.scatter.view(-1, self.d, self.d).baddbmm_(h.mT, h)
         self.cross.view(-1, self.d, self.c).baddbmm_(h.mT, y)
-        within = y.square().sum(1) if self.diagonal_targets else y.mT @ y
-        self.target_scatter += within.view(self.target_scatter.shape)
+        if not self.one_hot:
+            within = y.square().sum(1) if self.diagonal_targets else y.mT @ y
+            self.matrix_scatter += within.view(self.matrix_scatter.shape)
         self._shift(
             h.shape[1], h_mean.view(self.feature_mean.shape), y_mean.view(self.target_mean.shape)
         )
@@ -256,34 +309,9 @@ class FeatureMoments:
         """Add weight · dh dhᵀ, dh dyᵀ and dy dyᵀ to the scatters; dh (…, d), dy (…, c)."""
         self.scatter.addcmul_(dh[..., :, None], dh[..., None, :], value=weight)
         self.cross.addcmul_(dh[..., :, None], dy[..., None, :], value=weight)
+        if self.one_hot:
+            return
         if self.diagonal_targets:
-            self.target_scatter.addcmul_(dy, dy, value=weight)
+            self.matrix_scatter.addcmul_(dy, dy, value=weight)
         else:
-            self.target_scatter.addcmul_(dy[..., :, None], dy[..., None, :], value=weight)
-
-
-def _check(features: Tensor, targets: Tensor) -> bool:
-    """Whether targets are class indices; raises ValueError where the two cannot go together."""
-    if features.ndim < 2 or not features.is_floating_point():
-        kind = f"{features.dtype} {tuple(features.shape)}"
-        raise ValueError(f"features must be floating-point (N, d) or (…, N, d), not {kind}")
-    real = targets.is_floating_point() or targets.is_complex()
-    if targets.ndim == 1 and real:
-        raise ValueError(
-            "targets (N,) must be integer class indices; give one real target as (N, 1)"
-        )
-    leading, n = features.shape[:-2], features.shape[-2]
-    one_hot = not real and (
-        targets.ndim == 1 or (len(leading) > 0 and targets.ndim == features.ndim - 1)
-    )
-    inner = 1 if one_hot else 2
-    if targets.ndim < inner or (targets.ndim > inner and targets.shape[:-inner] != leading):
-        what = "class indices (N,) or a matrix (N, c), with the features' leading axes or none"
-        raise ValueError(f"targets must be {what}, not {tuple(targets.shape)}")
-    if targets.shape[-inner] != n:
-        raise ValueError(f"{n} samples of features but {targets.shape[-inner]} of targets")
-    if one_hot and targets.numel() and int(targets.min()) < 0:
-        raise ValueError(
-            f"class index {int(targets.min())} is negative: leave out the rows to be ignored"
-        )
-    return one_hot
+            self.matrix_scatter.addcmul_(dy[..., :, None], dy[..., None, :], value=weight)

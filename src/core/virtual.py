@@ -91,7 +91,7 @@ def feature_learning_residual(
     right = gradient.mT @ features  # AᵀH (…, d, d)
     difference = weight.mT @ weight_gradient - right
     distance, size = (total(m.square().sum((-2, -1)), blocks).sqrt() for m in (difference, right))
-    return scalar(torch.where(distance > 0, distance / size, 0.0))
+    return scalar(torch.where(distance == 0, 0.0, distance / size))  # nan where one side is
 
 
 def gram_shift_cosine(

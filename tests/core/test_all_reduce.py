@@ -60,7 +60,7 @@ def layer_sums(rank: int | None) -> LayerSums:
     sums = LayerSums(draw(2, 3, 4))
     for r in ranks:
         sums.add_weight_gradient(draw(2, 3, 4, seed=r + 1))
-        sums.residual = max(sums.residual, (1e-3, 2e-3)[r])
+        sums.residual = (1e-3, 2e-3)[r]
         sums.reduction_error += (0.5, 0.25)[r]
         sums.reduced_samples += (3, 2)[r]
     if 0 in ranks:
@@ -76,13 +76,23 @@ def reduced_sums(rank: int) -> dict[str, object]:
 
 
 def table(rank: int | None) -> list[dict[str, object]]:
-    """Rows of `measure` from one of two processes, or from all samples."""
+    """Rows of `measure` from one of two processes, or from all samples; class 0 is in one only."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 4)).double()
-    x, y = draw(160, 6), torch.arange(160) % 4
+    x, y = draw(160, 6), torch.cat([3 - torch.arange(13) % 3, torch.arange(147) % 4])
     rows = {None: slice(160), 0: slice(13), 1: slice(13, None)}[rank]
     batches = list(zip(x[rows].split(17), y[rows].split(17), strict=True))
     return [vars(row) for row in measure(model, batches, all_reduce=rank is not None)]
+
+
+def idle_process(rank: int) -> str:
+    """What processes say of which one has no batches."""
+    model, x = nn.Linear(6, 3), torch.ones(4, 6)
+    try:
+        measure(model, [(x, torch.arange(4) % 3)] if rank else [], all_reduce=True)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def work(rank: int, folder: str) -> None:
@@ -95,6 +105,7 @@ def work(rank: int, folder: str) -> None:
         "samples": FeatureMoments().all_reduce().n,  # where no process has one
         "sums": reduced_sums(rank),
         "table": table(rank),
+        "idle": idle_process(rank),
     }
     torch.save(results, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
@@ -133,6 +144,10 @@ def test_two_processes_end_with_the_layer_sums_of_one(results):
     for result in results:
         for name, value in result["sums"].items():
             assert difference(value, getattr(alone, name)) < 1e-14, name
+
+
+def test_a_process_without_batches_is_an_error_in_every_process(results):
+    assert all("give each process one or more batches" in result["idle"] for result in results)
 
 
 def test_two_processes_give_the_table_of_one(results):

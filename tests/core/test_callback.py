@@ -1,5 +1,8 @@
 """A training loop that is measured ends with the bits of one that is not."""
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -7,7 +10,9 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from core.callback import MeasureEvery
+from core.gram import cosine
 from core.measure import measure
+from core.virtual import virtual_covariance_shift
 
 
 def samples() -> TensorDataset:
@@ -51,11 +56,52 @@ def test_a_table_is_that_of_the_model_as_it_then_is() -> None:
     wanted = {}
     for epoch in range(4):
         watch(epoch)
-        wanted[epoch] = str(measure(model, batches))
+        wanted[epoch] = replace(measure(model, batches)[0], cosine_step=0.0)
         nn.init.normal_(model[1].weight)
-    measured = {epoch: str(table) for epoch, table in watch.tables.items()}
-    assert measured == {epoch: wanted[epoch] for epoch in (0, 2)}
+    measured = {epoch: replace(row, cosine_step=0.0) for epoch, (row,) in watch.tables.items()}
+    assert str(measured) == str({epoch: wanted[epoch] for epoch in (0, 2)})  # nan is nan
     assert wanted[0] != wanted[2]
+
+
+def gram(model: nn.Sequential) -> Tensor:
+    return (model[1].weight.mT @ model[1].weight).detach()
+
+
+@pytest.mark.parametrize("width", [3, 20], ids=["wide weight", "tall weight"])
+def test_the_step_is_compared_with_the_shift_of_the_table_before(width: int) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, width), nn.GELU(), nn.Linear(width, 3))
+    model.double()
+    x, y = torch.randn(60, 4, 4, dtype=torch.float64), torch.arange(60) % 3
+    watch = MeasureEvery(1, model, [(x[:25], y[:25]), (x[25:], y[25:])])
+    watch(0)
+    assert math.isnan(watch.tables[0][0].cosine_step)
+    before = gram(model)
+    z = model[1](x.flatten(1))
+    loss = functional.cross_entropy(model[2:](z), y, reduction="sum")
+    dz, *gradients = torch.autograd.grad(loss, [z, *model.parameters()])
+    a = dz @ model[1].weight.detach()  # ∂L/∂H
+    with torch.no_grad():
+        for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+            parameter -= 0.1 * gradient + 0.01 * torch.randn_like(parameter)
+    watch(1)
+    shift = virtual_covariance_shift(x.flatten(1), a, 1e-9)
+    expected = cosine(gram(model) - before, shift)
+    assert abs(expected) < 0.99  # a long step, and not along the gradient alone
+    assert watch.tables[1][0].cosine_step == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_small_step_of_gradient_descent_moves_the_gram_matrix_along_the_shift() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.GELU(), nn.Linear(8, 3)).double()
+    x, y = samples().tensors
+    watch = MeasureEvery(1, model, [(x.double(), y)])
+    watch(0)
+    optimizer = torch.optim.SGD(model.parameters(), 1e-6)
+    functional.cross_entropy(model(x.double()), y, reduction="sum").backward()
+    optimizer.step()
+    watch(1)
+    assert all(row.cosine_step > 1 - 1e-6 for row in watch.tables[1])
 
 
 def test_bad_input_is_named() -> None:

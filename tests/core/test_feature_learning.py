@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from core.layers import layer_features, layer_rows, layer_weight
+from core.calls import recorded
 from core.virtual import feature_learning_residual
+from recording import Kept
 
 
 def small_bert() -> nn.Module:
@@ -105,23 +106,17 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable, tuple[int, ...] | N
 def residuals(model: nn.Module, loss: Callable, x: Tensor) -> Iterator[tuple[str, float]]:
     """Name and residual of every Linear and Conv2d that is called, its gradients by autograd."""
     layers = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
-    seen: dict[str, tuple[Tensor, Tensor]] = {}  # inputs and outputs
-
-    def keep(name: str) -> Callable:
-        return lambda _, inputs, output: seen.update({name: (inputs[0].detach(), output)})
-
+    kept = {layer: Kept() for layer in layers.values()}
+    with recorded(kept):
+        value = loss(model(x), x)
     for name, layer in layers.items():
-        layer.register_forward_hook(keep(name))
-    value = loss(model(x), x)
-    outputs = [output for _, output in seen.values()]
-    output_gradients = torch.autograd.grad(value, outputs, retain_graph=True)
-    weight_gradients = torch.autograd.grad(value, [layers[name].weight for name in seen])
-    for name, dz, dw in zip(seen, output_gradients, weight_gradients, strict=True):
-        layer, weight = layers[name], layer_weight(layers[name], layers[name].weight.detach())
-        features = layer_features(layer, seen[name][0])  # H (g, N, d)
-        gradient = layer_rows(layer, dz) @ weight  # A (g, N, d)
-        dw = layer_weight(layer, dw)  # (g, m, d)
-        yield name, feature_learning_residual(features, weight, gradient, dw, blocks=True)
+        for call in kept[layer].calls:
+            product, weight = call.product, call.product.weight(call.weight.detach())
+            dz, dw = torch.autograd.grad(value, [call.outputs, call.weight], retain_graph=True)
+            features = product.inputs(call.inputs)  # H (g, N, d)
+            gradient = product.outputs(dz) @ weight  # A (g, N, d)
+            sides = features, weight, gradient, product.weight(dw)
+            yield name, feature_learning_residual(*sides, blocks=True)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

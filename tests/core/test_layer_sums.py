@@ -81,7 +81,13 @@ def test_target_linearity_is_least_squares_and_the_surrogate_is_of_the_layers_ow
     row = sums.row("layer", "Linear")
     assert row.tl_in == pytest.approx(least_squares(FEATURES, LABELS), abs=1e-12)
     assert row.tl_out == pytest.approx(least_squares(OUTPUTS, LABELS), abs=1e-12)
-    assert row.chance == pytest.approx(chance(FEATURES), abs=1e-12)
+    assert row.chance_in == pytest.approx(chance(FEATURES), abs=1e-12)
+    assert row.chance_out == pytest.approx(chance(OUTPUTS), abs=1e-12)
+    for tl, level, adjusted in (
+        (row.tl_in, row.chance_in, row.adjusted_in),
+        (row.tl_out, row.chance_out, row.adjusted_out),
+    ):
+        assert adjusted == pytest.approx((tl - level) / (1 - level))
     responses = centred(LABELS).T @ (FEATURES @ sums.weight[0].mT).numpy()
     assert row.surrogate == pytest.approx((responses**2).sum() / CLASSES, rel=1e-12)
 
@@ -117,6 +123,16 @@ def test_collapse_is_that_of_the_inputs_and_nc3_and_nc4_are_of_a_classifier_alon
     assert math.isnan(row.nc4)  # without predictions
 
 
+def test_of_two_classes_there_is_no_nc2():
+    """Two means are opposite about their mean, collapsed or not."""
+    sums = layer_sums()
+    sums.inputs = gather(FEATURES, LABELS % 2)
+    row = sums.row("layer", "Linear")
+    assert row.nc1 == collapse(sums.inputs).nc1
+    assert math.isnan(row.nc2_norm)
+    assert math.isnan(row.nc2_angle)
+
+
 def test_nc4_counts_where_the_nearest_class_mean_disagrees_with_the_network():
     sums, predicted = layer_sums(m=CLASSES), torch.arange(N) // 7 % CLASSES
     sums.predictions = list(zip(FEATURES.split(7), predicted.split(7), strict=True))
@@ -139,10 +155,9 @@ def test_there_is_no_collapse_where_a_class_is_absent_or_targets_are_a_matrix(ta
 def test_what_was_not_summed_is_nan():
     weight = draw(1, M, D)
     row = vars(LayerSums(weight).row("layer", "Linear"))
-    known = {"name", "kind", "d", "m", "n", "effective_rank", "condition", "residual"}
-    known |= {"reduction_error"}
+    known = {"name", "kind", "d", "m", "n", "effective_rank", "condition", "reduction_error"}
     assert {name for name in row.keys() - known if not math.isnan(row[name])} == set()
-    assert (row["n"], row["residual"], row["reduction_error"]) == (0, 0, 0)
+    assert (row["n"], row["reduction_error"]) == (0, 0)
     assert difference(row["condition"], np.linalg.cond(weight[0])) < 1e-12
 
 

@@ -1,6 +1,5 @@
 """FeatureMoments: the sums equal those of two passes over all data, however they were gathered."""
 
-import io
 from itertools import permutations
 
 import numpy as np
@@ -11,66 +10,17 @@ from cases import gather
 from core import moments
 from core.linearity import moments_surrogate, read_out, report, response_norm
 from core.moments import SUMS, FeatureMoments
-
-# leading axes of the features, and of the targets that go with them
-KINDS = {
-    "matrix": ((), (60, 3)),
-    "classes": ((), (60,)),
-    "replicas, a matrix each": ((2, 3), (2, 3, 60, 3)),
-    "replicas, one matrix": ((2, 3), (60, 3)),
-    "replicas, classes each": ((2, 3), (2, 3, 60)),
-    "replicas, one vector of classes": ((2, 3), (60,)),
-}
-DIAGONAL = pytest.mark.parametrize("diagonal", [False, True], ids=["whole scatter", "diagonal"])
-EVERY_KIND = pytest.mark.parametrize("kind", KINDS)
-ONE_AND_BATCH = pytest.mark.parametrize("kind", ["classes", "replicas, classes each"])
-
-
-def sample(kind="matrix", d=5, seed=0):
-    """Features with means of 0 to d − 1, and targets; class 3 is in the last 12 rows only."""
-    g = torch.Generator().manual_seed(seed)
-    batch, shape = KINDS[kind]
-    features = torch.randn(*batch, 60, d, generator=g, dtype=torch.float64) + torch.arange(d)
-    if shape[-1] == 3:
-        return features, torch.randn(*shape, generator=g, dtype=torch.float64) - 2
-    targets = torch.randint(3, shape, generator=g)
-    targets[..., 48:] = 3
-    return features, targets
-
-
-def is_matrix(targets):
-    return targets.is_floating_point()
-
-
-def part(features, targets, rows):
-    """Some of the samples."""
-    return features[..., rows, :], targets[..., rows, :] if is_matrix(targets) else targets[
-        ..., rows
-    ]
-
-
-def two_passes(features, targets):
-    """The sums in extended precision: means first, then products of differences."""
-    h = features.to(torch.float64).numpy().astype(np.longdouble)
-    y = targets.numpy()
-    y = (np.eye(y.max() + 1)[y] if y.ndim == 1 else y).astype(np.longdouble)
-    dh, dy = h - h.mean(0), y - y.mean(0)
-    return dict(zip(SUMS, (h.mean(0), y.mean(0), dh.T @ dh, dh.T @ dy, dy.T @ dy), strict=True))
-
-
-def assert_sums(actual, expected, tolerance=1e-12):
-    for name in SUMS:
-        want = np.asarray(expected[name], dtype=np.float64)
-        value = getattr(actual, name)
-        assert (value.dtype, value.shape) == (torch.float64, want.shape), name
-        scale = max(1.0, np.abs(want).max())
-        np.testing.assert_allclose(value, want, rtol=0, atol=tolerance * scale, err_msg=name)
-
-
-def assert_same(actual, expected, tolerance=1e-12):
-    assert (actual.n, actual.d, actual.c) == (expected.n, expected.d, expected.c)
-    assert (actual.one_hot, actual.batch_shape) == (expected.one_hot, expected.batch_shape)
-    assert_sums(actual, {name: getattr(expected, name).numpy() for name in SUMS}, tolerance)
+from sums import (
+    DIAGONAL,
+    EVERY_KIND,
+    ONE_AND_BATCH,
+    assert_same,
+    assert_sums,
+    is_matrix,
+    part,
+    sample,
+    two_passes,
+)
 
 
 @EVERY_KIND
@@ -159,45 +109,6 @@ def test_merge_with_itself_counts_every_sample_twice():
     assert_same(actual.merge(actual), gather(*(torch.cat([half, half]) for half in sample())))
 
 
-@DIAGONAL
-@ONE_AND_BATCH
-def test_state_survives_torch_save_and_goes_on_from_there(kind, diagonal):
-    features, y = sample(kind)
-    first = gather(*part(features, y, slice(33)), diagonal_targets=diagonal)
-    file = io.BytesIO()
-    torch.save(first.state_dict(), file)
-    file.seek(0)
-    actual = FeatureMoments.from_state_dict(torch.load(file, weights_only=True))
-    assert_same(actual, first, tolerance=0)
-    assert actual.diagonal_targets is diagonal
-    rest = part(features, y, slice(33, None))
-    assert_same(actual.update(*rest), first.update(*rest), tolerance=0)
-
-
-def test_state_is_a_copy_in_both_directions():
-    actual = gather(*sample())
-    state = actual.state_dict()
-    FeatureMoments.from_state_dict(state).update(*sample(seed=1))
-    actual.update(*sample(seed=1))
-    assert_same(FeatureMoments.from_state_dict(state), gather(*sample()), tolerance=0)
-
-
-@DIAGONAL
-def test_state_before_the_first_batch_keeps_its_kind(diagonal):
-    actual = FeatureMoments.from_state_dict(FeatureMoments(diagonal).state_dict())
-    expected = gather(*sample(), diagonal_targets=diagonal)
-    assert actual.n == 0
-    assert_same(actual.update(*sample()), expected)
-
-
-def test_an_index_of_the_leading_axes_is_read_without_a_copy():
-    features, y = sample("replicas, classes each")
-    batch = gather(features, y)
-    assert_same(batch[1], gather(features[1], y[1]))
-    assert_same(batch[:, 2], gather(features[:, 2], y[:, 2]))
-    assert batch[1, 2].scatter.data_ptr() == batch.scatter[1, 2].data_ptr()
-
-
 @ONE_AND_BATCH
 def test_size_of_the_block_does_not_matter(kind, monkeypatch):
     expected = gather(*sample(kind))
@@ -276,31 +187,6 @@ def test_a_rejected_merge_leaves_both_as_they_were(other, message):
     assert "\n" not in str(error.value)
     assert_same(actual, gather(*sample()), tolerance=0)
     assert_same(other, FeatureMoments.from_state_dict(state), tolerance=0)
-
-
-@DIAGONAL
-@pytest.mark.parametrize("kind", ["matrix", "replicas, a matrix each"])
-@pytest.mark.parametrize("columns", [slice(0, 2), slice(1, 3)], ids=str)
-def test_columns_are_the_moments_of_these_targets_alone(columns, kind, diagonal):
-    features, y = sample(kind)
-    whole, before = gather(features, y, 7, diagonal), gather(features, y, 7, diagonal)
-    actual, alone = whole.columns(columns), gather(features, y[..., columns], 7, diagonal)
-    assert_same(actual, alone)
-    assert_same(FeatureMoments(diagonal).merge(actual), alone)
-    assert_same(FeatureMoments.from_state_dict(actual.state_dict()), alone)
-    assert_same(whole, before, tolerance=0)
-
-
-@DIAGONAL
-def test_columns_of_class_indices_are_their_one_hot_columns(diagonal):
-    features, y = sample("classes")
-    actual = gather(features, y, 7, diagonal).columns(slice(1, 3))
-    one_hot = torch.stack([(y == 1).double(), (y == 2).double()], 1)
-    assert_same(actual, gather(features, one_hot, 7, diagonal))
-    # they are columns, no longer classes
-    again = gather(features, one_hot, 60, diagonal).merge(actual)
-    twice = gather(features.repeat(2, 1), one_hot.repeat(2, 1), 60, diagonal)
-    assert_same(again, twice)
 
 
 @EVERY_KIND

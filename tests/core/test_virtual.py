@@ -216,6 +216,12 @@ def test_the_residual_where_nothing_is_learnt_is_zero():
     assert feature_learning_residual(ones, torch.ones(2, 3), zeros, torch.zeros(2, 3)) == 0
 
 
+def test_the_residual_of_what_is_no_number_is_none(layer):
+    arguments = [layer.features, layer.weight, layer.gradient, layer.weight_gradient]
+    arguments[1] = torch.full_like(layer.weight, math.nan)
+    assert math.isnan(feature_learning_residual(*arguments))
+
+
 def test_the_residual_of_replicas_is_one_number_each():
     features, gradient, weight = draw(3, 5, 4), draw(3, 5, 4, seed=1), draw(3, 6, 4)
     gradient[1] = 0  # nothing is learnt: zero there, and the others as they are
