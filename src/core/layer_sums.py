@@ -156,6 +156,8 @@ class LayerSums:
         moments = self.inputs
         if not moments.n or not moments.one_hot or not 1 < moments.c <= MANY_CLASSES:
             return values
+        if moments.n == moments.c:  # one sample a class: nothing varies within it
+            return values
         if not bool((moments.target_mean > 0).all() & moments.scatter.isfinite().all()):
             return values
         is_classifier = self.weight.shape == (1, moments.c, moments.d)

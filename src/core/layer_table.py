@@ -87,14 +87,15 @@ class LayerTable(list[LayerRow]):
 
     def remarks(self) -> list[str]:
         """What to know before the numbers are read, a line each."""
-        few = [row.name for row in self if row.chance_in > FEW or row.chance_out > FEW]
-        lines = []
-        if few:
-            lines.append(
-                f"few samples for the features' dimensions, TL is above {FEW} by chance, read the "
-                f"adjusted values: {_some(few)}"
-            )
-        return lines + [f"{reason}: {_some(names)}" for reason, names in self.notes.items()]
+        chances = {row.name: (row.chance_in, row.chance_out) for row in self}
+        full = [name for name, levels in chances.items() if any(c >= 1 for c in levels)]
+        few = [name for name, levels in chances.items() if any(FEW < c < 1 for c in levels)]
+        samples = {
+            "no more samples than dimensions, any target is linear in the features": full,
+            f"few samples for the dimensions, TL is above {FEW} by chance, read it adjusted": few,
+        }
+        reasons = {reason: names for reason, names in samples.items() if names} | self.notes
+        return [f"{reason}: {_some(names)}" for reason, names in reasons.items()]
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Layer name -> measure -> value."""

@@ -123,6 +123,12 @@ def test_collapse_is_that_of_the_inputs_and_nc3_and_nc4_are_of_a_classifier_alon
     assert math.isnan(row.nc4)  # without predictions
 
 
+def test_one_sample_a_class_is_no_collapse():
+    sums = layer_sums()
+    sums.inputs = gather(FEATURES[:5], torch.arange(5))
+    assert math.isnan(sums.row("layer", "Linear").nc1)
+
+
 def test_of_two_classes_there_is_no_nc2():
     """Two means are opposite about their mean, collapsed or not."""
     sums = layer_sums()

@@ -57,6 +57,8 @@ def test_says_where_samples_are_few_and_what_is_left_out():
     assert samples.endswith(": features.0, head")
     assert left_out == "left out, never called: a, b, c, d, e, f and 2 more"
     assert "by chance" not in str(LayerTable(enough))
+    full = LayerTable(rows(["all"], chance_in=1.0, chance_out=0.05))
+    assert str(full).endswith("any target is linear in the features: all")
 
 
 def test_a_long_table_is_folded_in_print_and_whole_for_notebooks():

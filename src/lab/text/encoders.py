@@ -14,6 +14,7 @@ from typing import Any
 import datasets
 import torch
 from datasets import Dataset
+from tokenizers import pre_tokenizers
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -66,8 +67,9 @@ def load_tokenizer(
         ConfigError: max_length is more than the model takes.
     """
     try:
-        # a space before a word tells a byte-level tokenizer that a word begins; others ignore it
-        tokenizer = AutoTokenizer.from_pretrained(model, revision=revision, add_prefix_space=True)
+        tokenizer = AutoTokenizer.from_pretrained(
+            model, revision=revision, add_prefix_space=True, trust_remote_code=False
+        )
     except Exception as error:  # transformers raises nearly anything on a foreign folder
         raise unavailable(model, error) from error
     # of a folder without its files transformers makes a tokenizer without words
@@ -76,10 +78,28 @@ def load_tokenizer(
     if tokenizer.pad_token is None:
         problem = f"the tokenizer of {model} has no padding token"
         raise DataError(f"{problem}: take an encoder, such as BERT")
-    if max_length > tokenizer.model_max_length:
-        most = tokenizer.model_max_length
-        raise ConfigError(f"max_length must be at most {most}, not {max_length}")
+    check_length(max_length, tokenizer.model_max_length)
+    if tokenizer.is_fast:
+        _begin_words_with_a_space(tokenizer.backend_tokenizer.pre_tokenizer)
     return tokenizer
+
+
+def check_length(max_length: int, most: int) -> None:
+    """Raise ConfigError where a model does not take so many tokens."""
+    if max_length > most:
+        raise ConfigError(f"max_length must be at most {most}, not {max_length}")
+
+
+def _begin_words_with_a_space(pre_tokenizer: Any) -> None:
+    """Let a byte-level tokenizer see where words begin.
+
+    Of the classes only some, as RoBERTa's, know the option add_prefix_space.
+    """
+    if isinstance(pre_tokenizer, pre_tokenizers.Sequence):
+        for part in pre_tokenizer:
+            _begin_words_with_a_space(part)
+    elif isinstance(pre_tokenizer, pre_tokenizers.ByteLevel):
+        pre_tokenizer.add_prefix_space = True
 
 
 def encode(
@@ -166,15 +186,16 @@ def build(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator(seed, "weights").initial_seed())
         try:
-            shape = AutoConfig.from_pretrained(model, revision=revision)
+            shape = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=False)
             shape.id2label, shape.label2id = names, {name: i for i, name in names.items()}
             if not trained:
-                return kind.from_config(shape, dtype=torch.float32)
+                return kind.from_config(shape, dtype=torch.float32, trust_remote_code=False)
             loaded, info = kind.from_pretrained(
                 model,
                 config=shape,
                 revision=revision,
                 dtype=torch.float32,
+                trust_remote_code=False,
                 ignore_mismatched_sizes=True,  # a head for other classes is drawn anew
                 output_loading_info=True,
             )
@@ -184,11 +205,25 @@ def build(
     missing = sorted(
         key for key in info["missing_keys"] if key.startswith(prefix) and "pooler" not in key
     )
-    if missing or shape.is_encoder_decoder:
-        reason = f"lacks {missing[0]}" if missing else "has a decoder"
+    reason = f"lacks {missing[0]}" if missing else ""
+    if not reason and shape.is_encoder_decoder:
+        reason = "has a decoder"
+    if not reason and reads_backwards_only(loaded):
+        reason = "is causal, its first token sees no other"
+    if reason:
         problem = f"model {model} is no pre-trained encoder, it {reason}"
         raise DataError(f"{problem}: take one such as BERT")
     return loaded
+
+
+@torch.no_grad()
+def reads_backwards_only(model: PreTrainedModel) -> bool:
+    """Whether the first token's features stay when a later token changes, as in causal models."""
+    mode = model.training
+    ids = torch.tensor([[2, 3, 4], [2, 3, 2]])
+    first = model.eval().base_model(input_ids=ids).last_hidden_state[:, 0]
+    model.train(mode)
+    return torch.allclose(*first, rtol=1e-5, atol=1e-6)
 
 
 @functools.lru_cache(maxsize=2)

@@ -14,6 +14,8 @@ from transformers import (
     BertForSequenceClassification,
     DistilBertConfig,
     DistilBertModel,
+    GPT2Config,
+    GPT2Model,
     PreTrainedTokenizer,
     PreTrainedTokenizerFast,
     RobertaConfig,
@@ -56,13 +58,13 @@ def word_piece() -> PreTrainedTokenizerFast:
     return fast(backend, "[PAD]", "[CLS]", "[SEP]", "[UNK]")
 
 
-def byte_level() -> PreTrainedTokenizerFast:
+def byte_level(space: bool = True) -> PreTrainedTokenizerFast:
     """Bytes, as RoBERTa's: the space before a word is part of it."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     names = ["<s>", "<pad>", "</s>", "<unk>", *letters, "Ġa", "re"]
     ids = {name: i for i, name in enumerate(names)}
     backend = Tokenizer(models.BPE(ids, [("Ġ", "a"), ("r", "e")]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=space)
     backend.decoder = decoders.ByteLevel()
     backend.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
     return fast(backend, "<pad>", "<s>", "</s>", "<unk>")
@@ -150,6 +152,19 @@ class TestEncode:
             encoders.encode(TASKS["ner"], TAGGED, slow, 64)
         coded = encoders.encode(TASKS["sst2"], SENTENCES, slow, 64)
         assert coded["length"][:] == [len(sentence) for sentence in SENTENCES["sentence"]]
+
+    @pytest.mark.parametrize("in_sequence", [False, True])
+    def test_a_byte_level_tokenizer_of_any_name_sees_where_words_begin(self, in_sequence, tmp_path):
+        """Its class does not know add_prefix_space, which RoBERTa's does."""
+        saved = byte_level(space=False)
+        if in_sequence:
+            parts = [pre_tokenizers.Digits(), saved.backend_tokenizer.pre_tokenizer]
+            saved.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(parts)
+        saved.save_pretrained(tmp_path)
+        tokenizer = encoders.load_tokenizer(str(tmp_path))
+        ids = tokenizer(["are", "are"], is_split_into_words=True)["input_ids"]
+        words = tokenizer.convert_ids_to_tokens(ids)
+        assert words == ["<s>", "Ġa", "re", "Ġa", "re", "</s>"]
 
 
 class TestBatches:
@@ -291,6 +306,13 @@ class TestBadModels:
         BertConfig(**SIZE).save_pretrained(tmp_path)
         expected = "give a folder with config.json, weights and tokenizer.json"
         assert refusal(tmp_path).endswith(expected)
+
+    def test_a_causal_model_whose_first_token_sees_no_other(self, refusal, tmp_path):
+        shape = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 40}
+        GPT2Model(GPT2Config(**shape, vocab_size=140)).save_pretrained(tmp_path)
+        assert refusal(tmp_path).endswith(
+            "is causal, its first token sees no other: take one such as BERT"
+        )
 
     def test_damaged_weights_and_those_of_another_network(self, refusal, saved, tmp_path):
         whole = (saved / "bert" / "model.safetensors").read_bytes()
