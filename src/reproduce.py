@@ -113,7 +113,7 @@ def table_rows(
 
 def print_table(rows: list[tuple[str, ...]]) -> None:
     """Columns of fixed width, their text wrapped."""
-    widths = (8, 30, 60, 13, 7)
+    widths = (10, 30, 60, 13, 7)
     for row in [("figure", "claim", "measured", "verdict", "seconds"), *rows]:
         cells = [
             textwrap.wrap(text, width) or [""] for text, width in zip(row, widths, strict=True)

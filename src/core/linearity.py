@@ -23,13 +23,9 @@ from torch import Tensor
 
 from .batch import scalar
 from .moments import FeatureMoments
-from .targets import dense, rescaled
+from .targets import NotFiniteError, dense, rescaled
 
 EPS = 2.0**-52
-
-
-class NotFiniteError(ValueError):
-    """Features that hold an infinity or no number."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,12 @@ import torch
 from torch import Tensor
 
 IGNORED = -100  # class of positions that count for nothing, as in torch
+
+
+class NotFiniteError(ValueError):
+    """Features that hold an infinity or no number, or whose squares float64 does not hold."""
+
+
 SQUARED = (1e-140, 1e140)  # sizes whose squares, and sums of them, float64 holds
 
 
@@ -120,7 +126,7 @@ def pair(features: Any, targets: Any) -> tuple[Tensor, Tensor, bool]:
         raise ValueError("integer targets (N, 1): give class indices as (N,), or a number as float")
     for what, values in (("features", features), ("targets", targets)):
         if values.dtype == torch.float64 and rescaled(values) is not values:
-            raise ValueError(
+            raise (NotFiniteError if what == "features" else ValueError)(
                 f"{what} of size {_largest(values):.0e}, whose squares float64 does not hold: "
                 "multiply all of them by one factor first"
             )

@@ -64,6 +64,8 @@ def run(config: Config, dataset: str, replicas: Sequence[Replica]) -> Arrays:
 def main() -> None:
     config = cli.parse(Config, QUICK, __doc__)
     cli.prepare(config)
+    for dataset in config.datasets:  # whether all are images, before any work
+        vae_train.load_images(config, dataset)
     for dataset in config.datasets:
         images = vae_train.load_images(config, dataset)
         settings = {"dataset": images.name, **config.hyperparameters()}
