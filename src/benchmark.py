@@ -8,8 +8,13 @@ VAE against the machine's matrix-product rate; grokking against the straightforw
 against every sentence padded to 128 tokens.
 """
 
+from lab import program
+
+program.begin(__name__, "stopped")
+
 import copy
 import functools
+import math
 import subprocess
 import sys
 import tempfile
@@ -31,12 +36,13 @@ from core.gram import gram_preserving_update, newton_schulz, polar_factor
 from core.linearity import moments_surrogate, report, response_norm
 from core.moments import FeatureMoments
 from experiment import bert_target_linearity, grokking, vae_train
-from lab import cpu, training
+from lab import cli, cpu, memory, training
 from lab.data import Images
+from lab.errors import ConfigError, UserError
 from lab.models import MLP
 from lab.replicas import Replica, deal, generator, generators, make_optimizer
 from lab.results import Arrays
-from lab.text import encoders, fine_tuning, tasks, toy_language
+from lab.text import encoders, fine_tuning, tasks, toy_bert, toy_language
 
 MLP_WIDTHS = (3072, 256, 256, 10)
 MLP_BATCH = 64
@@ -51,6 +57,11 @@ class Config:
     measure_samples: int = 50_000  # samples whose features are measured
     grokking_epochs: int = 2  # epochs of grokking that are timed
     bert_examples: int = 128  # sentences that BERT is fine-tuned on and measured on
+
+    def __post_init__(self) -> None:
+        cli.check(self)
+        if self.bert_examples > toy_bert.MOST_TEXTS:
+            raise ConfigError(f"bert_examples must be at most {toy_bert.MOST_TEXTS:,}")
 
 
 @dataclass(frozen=True)
@@ -79,6 +90,7 @@ def in_turn(repeats: int, *computations: Callable[[], object]) -> list[float]:
 
 def synthetic(samples: int, shape: tuple[int, ...] = (3, 32, 32)) -> Images:
     """Random images, by default of CIFAR-10's size."""
+    memory.check(f"{samples:,} random images", samples * math.prod(shape), 1)
     g = torch.Generator().manual_seed(0)
     x = torch.randint(0, 256, (samples, *shape), dtype=torch.uint8, generator=g)
     y = torch.randint(0, 10, (samples,), generator=g)
@@ -362,10 +374,14 @@ def measuring_rows(config: Config) -> list[Row]:
         f"import benchmark; print(*benchmark.measuring({config.measure_samples}, {config.repeats}))"
     )
     command = [sys.executable, "-c", call]
-    output = subprocess.run(
-        command, cwd=Path(__file__).parent, stdout=subprocess.PIPE, text=True, check=True
-    ).stdout
-    forward, measure, extra = map(float, output.split())
+    memory.check("measuring", config.measure_samples * 3 * 32 * 32, 9)  # bytes, and as floats
+    with program.signals_blocked():
+        done = subprocess.run(
+            command, cwd=Path(__file__).parent, stdout=subprocess.PIPE, text=True, check=False
+        )
+    if done.returncode != 0:
+        raise UserError(f"the process that measures ended with status {done.returncode}")
+    forward, measure, extra = map(float, done.stdout.split())
     what = f"all measures of 4 hidden layers of width 256, {config.measure_samples} samples"
     return [
         Row(
@@ -394,4 +410,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program.run(main)

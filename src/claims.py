@@ -6,6 +6,10 @@
 The rules stand in report/rules, how verdicts are reached in report/verdicts.py.
 """
 
+from lab import files, program
+
+program.begin(__name__, "stopped")
+
 import re
 import sys
 from collections.abc import Mapping
@@ -15,8 +19,9 @@ from pathlib import Path
 import tyro
 
 from report.differences import differences_table
+from report.lookup import divergences
 from report.quoted import numbers_table
-from report.recipes import figures_table
+from report.recipes import RECIPES, figures_table
 from report.rules import CLAIMS, number
 from report.rules.changed import changes_table
 from report.verdicts import Claim, Finding, counts, decided_by, verdict
@@ -54,6 +59,11 @@ MNIST had been seen; that claims 22 and 23 ask first whether the network interpo
 collapsed, was added after such trials. The rules of claims 1 to 10 were written first, applied, and
 then changed:
 
+"""
+DIVERGED = """\
+## Replicas that diverged
+
+They are nan from the epoch on, and so is every number over seeds that counts them.
 """
 Findings = dict[str, list[Finding]]  # of a claim, by figure
 
@@ -127,6 +137,9 @@ def documents(root: Path) -> dict[Path, str]:
     for marker, content in tables.items():
         readme = replace_between(readme, marker, content)
     claims = HEADING + claims_table(judged) + "\n" + CHANGED + changes
+    scripts = dict.fromkeys(script for recipe in RECIPES.values() for script in recipe.scripts)
+    if diverged := divergences(root, "paper", scripts):
+        claims += "\n".join(["", DIVERGED, *(f"- {line}" for line in diverged), ""])
     return {root / "CLAIMS.md": claims, ROOT / "README.md": readme}
 
 
@@ -138,9 +151,9 @@ def main() -> None:
             stale = True
             print(f"{'out of date' if check else 'wrote'}: {path.relative_to(ROOT)}")
             if not check:
-                path.write_text(text, encoding="utf-8")
+                files.write_whole(path, lambda file, text=text: file.write(text.encode()))
     sys.exit(stale and check)
 
 
 if __name__ == "__main__":
-    main()
+    program.run(main)

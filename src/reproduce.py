@@ -7,6 +7,10 @@ Results that are already there are not made again. Figures are written to result
 PNG and PDF.
 """
 
+from lab import program
+
+program.begin(__name__)
+
 import dataclasses
 import functools
 import os
@@ -17,8 +21,8 @@ import traceback
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from lab import cli, cpu, results
-from report.lookup import experiment
+from lab import cli, cpu, files, runs
+from report.lookup import divergences, experiment
 from report.recipes import RECIPES, Recipe, flags
 from report.rules import CLAIMS
 from report.verdicts import counts, decided_by, verdict
@@ -37,6 +41,7 @@ class Config(cli.Common):
     def __post_init__(self) -> None:
         super().__post_init__()
         cli.check(self, choices={"figures": tuple(RECIPES)}, empty=("datasets",))
+        cli.check_datasets(self.datasets)
 
 
 def command_line(config: Config, recipe: Recipe, script: str) -> tuple[str, ...]:
@@ -55,7 +60,9 @@ def run_script(script: str, words: tuple[str, ...]) -> bool:
     """Call a script's main here, for its workers to serve the next; whether it ended well."""
     before, sys.argv = sys.argv, list(words)
     try:
-        cli.run(experiment(script).main)
+        # committed results have no checkpoints, and those who measured them are there too
+        with runs.without_repairs():
+            cli.run(experiment(script).main)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
             raise
@@ -89,7 +96,8 @@ def execute_notebook(name: str, config: Config) -> bool:
         for cell in notebook.cells:
             # times of day: the same results give the same file
             cell.metadata.pop("execution", None)
-        nbformat.write(notebook, path)
+        text = nbformat.writes(notebook) + "\n"
+        files.write_whole(path, lambda file: file.write(text.encode()))
     return True
 
 
@@ -99,11 +107,13 @@ def table_rows(
     """Figure, claim, findings in short, verdict, seconds of each claim."""
     rows = []
     for figure in config.figures:
+        diverged = divergences(config.results, config.scale, RECIPES[figure].scripts)
         claims = [claim for claim in CLAIMS if figure in claim.figures]
         for claim in claims:
             findings = claim.findings(config.results, config.scale, (figure,))[figure]
             judged = "failed" if figure in failed else verdict(findings)
             measured = f"{counts(findings)}. {decided_by(findings)}"
+            measured = ". ".join([measured, *diverged])
             rows.append((figure, claim.text, measured, judged, f"{seconds[figure]:.0f}"))
         if not claims:
             state = "failed" if figure in failed else "no claim"
@@ -126,7 +136,7 @@ def print_table(rows: list[tuple[str, ...]]) -> None:
 
 def main() -> None:
     config = cli.parse(Config, {}, __doc__)
-    results.check_writable(config.results)
+    files.check_writable(config.results / config.scale / "figures")
     seconds: dict[str, float] = {}
     failed: set[str] = set()
     ended: dict[

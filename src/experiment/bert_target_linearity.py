@@ -25,6 +25,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from lab import program
+
+program.begin(__name__)
+
 import numpy as np
 import torch
 from datasets import Dataset
@@ -33,18 +38,16 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from core.linearity import held_out_linearity, report
 from core.moments import FeatureMoments
 from experiment import bert_train
 from experiment.bert_train import plan
 from lab import checkpoints, cli, cpu, runs
-from lab.errors import DataError, ResultError
+from lab.errors import DataError, Diverged, ResultError
 from lab.replicas import Replica, generator, progress_bar
 from lab.results import Arrays
-from lab.text import encoders, tasks, toy_bert, word_types
-from lab.text.fine_tuning import ORIGIN, SPLITS, read_origin
+from lab.text import encoders, marked, resuming, tasks, toy_bert, word_types
+from lab.text.fine_tuning import SPLITS
 from lab.text.tasks import Texts
 
 
@@ -78,19 +81,29 @@ AXES = {
 
 
 def restore(config: Config, texts: Texts, seed: int, epoch: int) -> PreTrainedModel:
-    """The model after an epoch; raises ResultError unless this configuration left a checkpoint."""
-    path, remedy = (
-        bert_train.checkpoint(config, texts, seed, epoch),
-        checkpoints.remedy("bert_train"),
-    )
-    if not (path / ORIGIN).is_file():
+    """The model after an epoch.
+
+    Raises:
+        ResultError: this configuration left no checkpoint, or not a whole one.
+        Diverged: training had, and left none.
+    """
+    path = bert_train.checkpoint(config, texts, seed, epoch)
+    diverged = checkpoints.divergence(plan(config, texts), seed)
+    if diverged is not None and epoch >= diverged.epoch:
+        raise diverged
+    remedy = checkpoints.remedy("bert_train")
+    if not (path / marked.MARK).is_file():
         raise ResultError(f"no checkpoint {path}: {remedy}")
-    wanted = checkpoints.identity(plan(config, texts), seed)
+    wanted = bert_train.identity(config, texts, seed) | {"epoch": epoch}
+    if wrong := resuming.problem(path, wanted):
+        raise ResultError(f"{path} {wrong}: remove it, then {remedy}")
     try:
-        checkpoints.check_identity(path, read_origin(path), wanted, "bert_train")
-        return encoders.build(str(path), texts.labels, texts.task.tagged, seed)
+        model = encoders.build(str(path), texts.labels, texts.task.tagged, seed)
     except (ValueError, AttributeError, DataError) as error:
         raise ResultError(f"{path} is not a checkpoint of this project: {remedy}") from error
+    if not all(bool(p.isfinite().all()) for p in model.parameters()):
+        raise ResultError(f"{path} has weights that are not finite: {remedy}")
+    return model
 
 
 def stage_names(config: Config) -> tuple[str, ...]:
@@ -194,11 +207,15 @@ def run(config: Config, task: str, replicas: Sequence[Replica]) -> Arrays:
         description = f"{plan(config, texts).name} seed {replica.seed}"
         bar = progress_bar(len(stage_names(config)), description)
         with bar, cpu.threads(config.jobs_and_threads[1]):
-            for model in models(config, texts, replica.seed):
-                model.eval().to(config.resolved_device, torch.float64)
-                moments = {split: one_pass(model, *parts[split], classes) for split in SPLITS}
-                measures.append(layer_measures(moments, classes))
-                bar.update()
+            try:
+                for model in models(config, texts, replica.seed):
+                    model.eval().to(config.resolved_device, torch.float64)
+                    moments = {split: one_pass(model, *parts[split], classes) for split in SPLITS}
+                    measures.append(layer_measures(moments, classes))
+                    bar.update()
+            except Diverged as error:
+                error.arrays = runs.stack(measures)
+                raise
         seeds.append(runs.stack(measures))
     return runs.stack(seeds)
 
@@ -207,17 +224,18 @@ def main() -> None:
     config = cli.parse(Config, QUICK, __doc__)
     encoders.quiet()
     every = bert_train.prepare(config)
-    if config.model == toy_bert.NAME and not Path(config.encoder).is_dir():
+    if config.model == toy_bert.NAME and not toy_bert.read_mark(Path(config.encoder)):
         remedy = checkpoints.remedy("bert_train")
         raise ResultError(f"no pre-trained {toy_bert.NAME} in {config.encoder}: {remedy}")
     jobs, _ = config.jobs_and_threads
     for task, texts in zip(config.tasks, every, strict=True):
         result = plan(config, texts, "bert_target_linearity", AXES)
-        for _, arrays in runs.train(functools.partial(run, config, task), [result], jobs):
-            arrays |= {name: arrays[name][0, 0] for name, axes in AXES.items() if axes == ()}
-            layers = range(-1, arrays["held_out_tl"].shape[-1] - 1)
-            points = {"seed": config.seeds, "stage": stage_names(config), "layer": layers}
-            result.save(arrays | points)
+        with checkpoints.reading([plan(config, texts)]):
+            for _, arrays in runs.train(functools.partial(run, config, task), [result], jobs):
+                arrays |= {name: arrays[name][0, 0] for name, axes in AXES.items() if axes == ()}
+                layers = range(-1, arrays["held_out_tl"].shape[-1] - 1)
+                points = {"seed": config.seeds, "stage": stage_names(config), "layer": layers}
+                result.save(arrays | points)
 
 
 if __name__ == "__main__":

@@ -11,18 +11,23 @@ sentence pairs, parts of speech, named entities.
 
 Results: results/SCALE/bert_train/MODEL-DATA-DIGEST.npz, one a task, arrays as in AXES; checkpoints
 beside them, in a folder of the same name: seedS/checkpoint-STEP, as transformers' Trainer writes
-them. A run that was cut off goes on from its last epoch. Quick scale needs no network: it
-pre-trains a toy BERT on a toy language and fine-tunes it on tasks in that language.
+them. A run that was cut off goes on from its last epoch, and a result that is there without its
+checkpoints gets the missing ones. Quick scale needs no network: it pre-trains a toy BERT on a toy
+language and fine-tunes it on tasks in that language.
 """
 
 import functools
 import math
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from lab import program
+
+program.begin(__name__)
 
 import torch
 import tyro
@@ -30,15 +35,13 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from lab import checkpoints, cli, cpu, results, runs
-from lab.errors import ConfigError
+from lab import checkpoints, cli, cpu, files, provenance, runs
+from lab.errors import ConfigError, Diverged
 from lab.replicas import Replica, deal
 from lab.results import Arrays
 from lab.runs import Run
-from lab.text import encoders, fine_tuning, tasks, toy_bert
-from lab.text.fine_tuning import SCORES, SPLITS, MarkWhole, StepProgress, is_first_process
+from lab.text import encoders, fine_tuning, marked, resuming, tasks, toy_bert, toy_language
+from lab.text.fine_tuning import SCORES, SPLITS, StepProgress, is_distributed, is_first_process
 from lab.text.tasks import Texts
 from lab.text.toy_bert import ToyBert
 
@@ -131,10 +134,12 @@ AXES = {
 
 def prepare(config: Config) -> list[Texts]:
     """Read every task's data, and find out before any work whether model and data fit."""
-    results.check_writable(config.results)
+    cli.prepare(config)
     every = [config.load_texts(task) for task in config.tasks]
     tasks.check_distinct(every)
-    if config.model != toy_bert.NAME:
+    if config.model == toy_bert.NAME:
+        encoders.check_length(config.max_length, toy_language.MAX_LENGTH)
+    else:
         encoders.fingerprint(config.model, config.model_revision)
         tokenizer = config.load_tokenizer()
         for texts in every:
@@ -149,10 +154,22 @@ def plan(
     model, weights = Path(config.model).name, ""
     if config.model != toy_bert.NAME:
         weights = encoders.fingerprint(config.model, config.model_revision)
+        provenance.check_fingerprint(model, weights)
     settings = {**config.hyperparameters(), "model": model, "weights": weights}
     settings["task"] = texts.task.name
     replicas = tuple(Replica(seed) for seed in config.seeds)
-    return Run(config, experiment, f"{model}-{texts.name}", settings, texts, axes, replicas)
+    kept = functools.partial(has_checkpoints, config, texts)
+    return Run(
+        config,
+        experiment,
+        f"{model}-{texts.name}",
+        settings,
+        texts,
+        axes,
+        replicas,
+        further={model: weights},
+        has_checkpoints=kept if experiment == "bert_train" else lambda *_: True,
+    )
 
 
 def checkpoint(config: Config, texts: Texts, seed: int, epoch: int) -> Path:
@@ -162,16 +179,38 @@ def checkpoint(config: Config, texts: Texts, seed: int, epoch: int) -> Path:
     return checkpoints.checkpoint(plan(config, texts), seed, epoch * steps)
 
 
+def every_checkpoint(config: Config, texts: Texts, seed: int) -> list[Path]:
+    """The folders of the checkpoints after each epoch."""
+    return [checkpoint(config, texts, seed, epoch) for epoch in range(1, config.epochs + 1)]
+
+
+def has_checkpoints(config: Config, texts: Texts, _: Run, replica: Replica) -> bool:
+    """Whether a seed has the checkpoint of every epoch."""
+    every = every_checkpoint(config, texts, replica.seed)
+    return all((path / marked.MARK).is_file() for path in every)
+
+
+def identity(config: Config, texts: Texts, seed: int) -> dict[str, Any]:
+    """What a checkpoint must say it was made from, the toy BERT by its weights."""
+    toy = toy_bert.read_mark(Path(config.encoder)) if config.model == toy_bert.NAME else {}
+    weights = toy.get("files", {}).get("model.safetensors")
+    return checkpoints.identity(plan(config, texts), seed) | {"toy": weights}
+
+
 def fine_tune(config: Config, texts: Texts, seed: int) -> Arrays:
     """Fine-tune with one seed, from the last whole checkpoint on; name -> (epochs + 1,)."""
-    planned = plan(config, texts)
-    folder, origin = checkpoints.seed_folder(planned, seed), checkpoints.identity(planned, seed)
-    last = None if config.overwrite else fine_tuning.latest(folder, origin)
-    if last == checkpoint(config, texts, seed, config.epochs):
-        state = TrainerState.load_from_json(str(last / TRAINER_STATE_NAME))
+    planned, every = plan(config, texts), every_checkpoint(config, texts, seed)
+    folder, origin = checkpoints.seed_folder(planned, seed), identity(config, texts, seed)
+    origin["key"] = planned.key  # no epoch of other code is gone on from
+    # --overwrite begins anew once, and then goes on; processes of torchrun cannot tell which it is
+    anew = config.overwrite and (is_distributed() or planned.partial.begin(f"seed{seed}"))
+    by_epoch = [{**origin, "epoch": epoch} for epoch in range(1, config.epochs + 1)]
+    if not anew and not any(map(resuming.problem, every, by_epoch)):
+        state = TrainerState.load_from_json(str(every[-1] / TRAINER_STATE_NAME))
         return fine_tuning.curves(state.log_history, config.epochs)
+    last = None if anew else resuming.resume_point(every, origin)
     if last is None and is_first_process():
-        shutil.rmtree(folder, ignore_errors=True)
+        files.remove(folder)
     tokenizer, device = config.load_tokenizer(), config.resolved_device
 
     def encode(rows: Dataset) -> Dataset:
@@ -181,7 +220,7 @@ def fine_tune(config: Config, texts: Texts, seed: int) -> Arrays:
     measured = {"train": tasks.draw(train, config.samples), "validation": texts.validation}
     trainer = fine_tuning.FineTuner(
         seed,
-        [StepProgress(f"{planned.name} seed {seed}"), MarkWhole(origin)],
+        [StepProgress(f"{planned.name} seed {seed}"), resuming.MarkWhole(origin)],
         model=encoders.build(
             config.encoder, texts.labels, texts.task.tagged, seed, config.model_revision
         ),
@@ -205,9 +244,14 @@ def fine_tune(config: Config, texts: Texts, seed: int) -> Arrays:
         compute_metrics=functools.partial(fine_tuning.scores, texts),
         preprocess_logits_for_metrics=fine_tuning.predict,
     )
-    trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    try:
+        trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    except Diverged as error:
+        epoch, history = round(trainer.state.epoch or 0), trainer.state.log_history
+        before = fine_tuning.curves(history, epoch - 1) if epoch else {}
+        raise Diverged.at(f"{planned.name} seed {seed}", epoch, before) from error
     if is_first_process():
-        fine_tuning.drop_resuming(folder.glob("checkpoint-*"))
+        resuming.drop_resuming(every)
     return fine_tuning.curves(trainer.state.log_history, config.epochs)
 
 
@@ -223,9 +267,9 @@ def main() -> None:
     config = cli.parse(Config, QUICK, __doc__)
     encoders.quiet()
     every = prepare(config)
-    if config.model == toy_bert.NAME and (config.overwrite or not Path(config.encoder).is_dir()):
+    if config.model == toy_bert.NAME:
         folder, device = Path(config.encoder), config.resolved_device
-        toy_bert.pretrain(config.toy, folder, device, config.optimization)
+        toy_bert.ensure(config.toy, folder, device, config.optimization, config.overwrite)
     jobs, _ = config.jobs_and_threads
     for task, texts in zip(config.tasks, every, strict=True):
         function, result = functools.partial(run, config, task), plan(config, texts)
@@ -233,7 +277,7 @@ def main() -> None:
             for _, arrays in runs.train(function, [result], jobs):
                 points = {"seed": config.seeds, "epoch": range(config.epochs + 1)}
                 result.save(arrays | points)
-        elif config.overwrite or not result.path.exists():  # train along, and write nothing
+        elif not result.is_complete:  # train along, and write nothing
             list(deal(function, result.replicas, device=config.resolved_device, jobs=jobs))
     if torch.distributed.is_initialized():  # its threads abort a process that ends under them
         torch.distributed.destroy_process_group()

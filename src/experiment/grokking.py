@@ -21,15 +21,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from lab import program
+
+program.begin(__name__)
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from core.linearity import read_out
 from core.moments import FeatureMoments
-from lab import cli, hidden, results, runs, training
+from lab import cli, hidden, memory, runs, training
 from lab.data import Images
 from lab.errors import ConfigError
 from lab.models import MLP
@@ -93,6 +96,7 @@ def addition(modulus: int, test_share: float, device: str = "cpu") -> Images:
     """All pairs (x, y) as two one-hot vectors side by side, labelled x + y mod `modulus`."""
     from sklearn.model_selection import train_test_split
 
+    memory.check("every pair as one-hot vectors", 2 * modulus**3)
     pairs = torch.cartesian_prod(torch.arange(modulus), torch.arange(modulus))  # (modulus², 2)
     inputs = functional.one_hot(pairs, modulus).flatten(1).float()  # (modulus², 2·modulus)
     labels = pairs.sum(1) % modulus
@@ -167,7 +171,7 @@ def run(config: Config, replicas: Sequence[Replica]) -> Arrays:
 
 def main() -> None:
     config = cli.parse(Config, QUICK, __doc__)
-    results.check_writable(config.results)
+    cli.prepare(config)
     images = addition(config.modulus, config.test_share)
     planned = []
     for decay in config.weight_decays:

@@ -19,16 +19,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from lab import program
+
+program.begin(__name__)
+
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from core.linearity import report, surrogate
 from core.moments import FeatureMoments
-from lab import cli, runs, training
+from lab import cli, memory, runs, training
 from lab.data import Images
 from lab.models import MLP
 from lab.replicas import Replica, generators, make_optimizer
@@ -124,6 +127,7 @@ def linearity_measures(model: MLP, images: Images) -> dict[str, Tensor]:
 def surrogate_measures(model: MLP, images: Images, samples: int, g: torch.Generator) -> Arrays:
     """The surrogate of every hidden layer by both formulas (1, layer), and their seconds (1, 2)."""
     chosen = torch.randperm(len(images.y_train), generator=g)[:samples]  # data may be sorted
+    memory.check("an N × N matrix", len(chosen) ** 2)
     chosen = chosen.to(images.y_train.device)
     y, targets = images.y_train[chosen], one_hot(images)[chosen]
     targets = targets - targets.mean(0)
@@ -159,7 +163,8 @@ def run(config: Config, dataset: str, replicas: Sequence[Replica]) -> Arrays:
         torch.optim.SGD, model, replicas, momentum=config.momentum, fused=True
     )
     orders = generators(replicas, "order")
-    with training.Epochs(config.epochs, model, images.name) as epochs:
+    unchecked = ("tl_published", "condition")  # both may overflow
+    with training.Epochs(config.epochs, model, images.name, unchecked) as epochs:
         for epoch in epochs:  # 0: before training
             if epoch > 0:
                 for x, y in training.shuffled_batches(images, config.batch_size, orders):

@@ -23,13 +23,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from lab import program
+
+program.begin(__name__)
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from lab import cli, data, results, runs, training
+from lab import cli, data, memory, runs, training
 from lab.errors import ConfigError
 from lab.replicas import Replica, generator, generators, make_optimizer
 from lab.results import Arrays
@@ -106,6 +109,7 @@ def draw(config: Config, seed: int, held_out: bool = False) -> tuple[Tensor, Ten
 
     Drawn in float64, for torch's float32 normals differ between processors in their last bits.
     """
+    memory.check("one draw of the data", config.samples * config.inputs, 12)
     g = generator(seed, "measurement") if held_out else torch.Generator().manual_seed(seed)
     x = torch.randn((config.samples, config.inputs), dtype=torch.float64, generator=g)
     return x.float(), staircase(x).float()
@@ -138,6 +142,8 @@ class Network(nn.Module):
 
     def __init__(self, widths: Sequence[int], generators: Sequence[torch.Generator]) -> None:
         super().__init__()
+        sizes = [d * m for d, m in itertools.pairwise((*widths, 1))]
+        memory.check_training(len(generators) * sum(sizes))
         # each (R, m, d), entries N(0, 1/d)
         self.weights = nn.ParameterList(
             torch.stack([torch.randn(m, d, generator=g) for g in generators]) / math.sqrt(d)
@@ -262,7 +268,7 @@ def run(config: Config, width: int, replicas: Sequence[Replica]) -> Arrays:
 
 def main() -> None:
     config = cli.parse(Config, QUICK, __doc__)
-    results.check_writable(config.results)
+    cli.prepare(config)
     source = Source(config)
     replicas = tuple(Replica(seed, {"lr": config.learning_rate}) for seed in config.seeds)
     for width in config.widths:

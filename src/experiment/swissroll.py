@@ -22,16 +22,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from lab import program
+
+program.begin(__name__)
+
 import numpy as np
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from core.gram import cosine, weight_gram
 from core.linearity import target_linearity
 from core.virtual import virtual_covariance, virtual_covariance_shift, virtual_update
-from lab import cli, data, results, runs, training
+from lab import cli, data, runs, training
 from lab.errors import ConfigError, Diverged
 from lab.models import MLP
 from lab.replicas import Replica, generators, make_optimizer
@@ -61,6 +64,8 @@ class Config(cli.Common):
     def __post_init__(self) -> None:
         super().__post_init__()
         cli.check(self, zero=("data_seed", "seeds", "last_frame"))
+        if self.data_seed >= 2**32:
+            raise ConfigError(f"data_seed must be below 2^32, not {self.data_seed}")
         if self.samples < 3:
             reason = "a linear fit to two coordinates"
             raise ConfigError(f"samples must be 3 or more for {reason}, not {self.samples}")
@@ -215,7 +220,7 @@ def run(config: Config, replicas: Sequence[Replica]) -> Arrays:
 
 def execute(config: Config) -> None:
     """Train and save, unless the result is already there."""
-    results.check_writable(config.results)
+    cli.prepare(config)
     roll, settings = swiss_roll(config), config.hyperparameters()
     replicas = tuple(Replica(seed, {"lr": config.learning_rate}) for seed in config.seeds)
     result = Run(config, "swissroll", "swissroll", settings, roll, AXES, replicas)

@@ -17,9 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from lab import program
+
+program.begin(__name__)
+
+import torch
 
 from experiment import vae_train
 from lab import cli, runs

@@ -22,19 +22,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from lab import program
+
+program.begin(__name__)
+
 import numpy as np
 import torch
 from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from core.bounds import interpolation_bound
 from core.linearity import moments_surrogate, report
 from core.moments import FeatureMoments
 from experiment import vae_train
-from lab import checkpoints, cli, runs
+from experiment.vae_train import ENDS
+from lab import checkpoints, cli, files, memory, results, runs
 from lab.data import Images
-from lab.errors import ConfigError, DataError
+from lab.errors import ConfigError
 from lab.models import VAE
 from lab.replicas import Replica, generator, progress_bar
 from lab.results import Arrays
@@ -70,8 +74,6 @@ class Config(vae_train.Config):
 
 
 QUICK: dict[str, Any] = {**vae_train.QUICK, "pairs": 200}
-# classes between which the figures interpolate, the paper's digits
-ENDS = {"by_epoch": (1, 8), "by_beta": (8, 2)}
 
 _EPOCH = ("beta", "seed", "epoch")
 _IMAGE = ("channel", "row", "column")
@@ -142,7 +144,10 @@ def first_image(images: Images, label: int) -> Tensor:
 def restore(model: VAE, trained: Run, seed: int, epoch: int | str) -> int:
     """Load the checkpoint of an epoch, or the "best" one; returns its epoch."""
     path = vae_train.checkpoint_path(trained, seed, epoch)
-    wanted = checkpoints.identity(trained, seed)
+    wanted = checkpoints.identity(trained, seed) | {"checkpoint": epoch}
+    if epoch == "best" and files.exists(trained.path):
+        result = results.read(trained.path)
+        wanted["epoch"] = int(result["best_epoch"][result["seed"].tolist().index(seed)])
     return checkpoints.restore(model, path, wanted, "vae_train")["epoch"]
 
 
@@ -185,14 +190,20 @@ def run(config: Config, dataset: str, replicas: Sequence[Replica]) -> Arrays:
     trained = config.plan_training(images)
     model = vae_train.build(config, images, replicas[:1])
     x = images.scale(vae_train.measured_images(config, images))
+    pixels = images.x_train[0].numel()
+    memory.check("interpolating all pairs", 3 * config.pairs * config.steps * pixels)
     source = generator(0, "measurement")
     drawn = torch.randint(len(images.x_test), (2 * config.pairs,), generator=source)
     pairs = images.scale(images.x_test[drawn]).unflatten(0, (2, -1))  # (2, pairs, C, H, W)
     rows, best = [], []
     for replica in replicas:
         beta, seed = replica.settings["beta"], replica.seed
+        diverged = checkpoints.divergence(trained[beta], seed)
         with progress_bar(config.epochs + 1, f"{images.name} β {beta} seed {seed}") as bar:
             for epoch in range(config.epochs + 1):
+                if diverged is not None and epoch == diverged.epoch:
+                    diverged.arrays = runs.stack(rows) if rows else {}
+                    raise diverged
                 restore(model, trained[beta], seed, epoch)
                 rows.append(model_measures(model, x, pairs, config.steps))
                 bar.update()
@@ -205,9 +216,18 @@ def run(config: Config, dataset: str, replicas: Sequence[Replica]) -> Arrays:
 
 @torch.no_grad()
 def show(config: Config, images: Images) -> Arrays:
-    """What the figures show of the first seed: interpolations, originals and reconstructions."""
+    """What the figures show of the first seed, of those that did not diverge.
+
+    Interpolations, originals and reconstructions.
+    """
     config = config.with_epochs(images.name)
-    trained, seed = config.plan_training(images), config.seeds[0]
+    trained = config.plan_training(images)
+    whole = (
+        seed
+        for seed in config.seeds
+        if not any(checkpoints.divergence(run, seed) for run in trained.values())
+    )
+    seed = next(whole, config.seeds[0])
     model = vae_train.build(config, images, [Replica(seed)])
     shown = np.linspace(0, config.epochs, min(config.shown_epochs, config.epochs + 1))
     shown = shown.round().astype(int)
@@ -250,11 +270,7 @@ def main() -> None:
     config = cli.parse(Config, QUICK, __doc__)
     cli.prepare(config)
     for dataset in config.datasets:  # whether the figures can be drawn of it, before any work
-        images = vae_train.load_images(config, dataset)
-        for label in sorted(set(itertools.chain(*ENDS.values()))):
-            if not (images.y_test == label).any():
-                reason = f"no test image of class {label}, which the figures show"
-                raise DataError(f"{images.name}: {reason}")
+        vae_train.check_classes(vae_train.load_images(config, dataset))
     grid = itertools.product(config.betas, config.seeds)
     replicas = tuple(Replica(seed, settings={"beta": beta}) for beta, seed in grid)
     for dataset in config.datasets:
@@ -262,13 +278,14 @@ def main() -> None:
         resolved = config.with_epochs(images.name)
         settings = {"dataset": images.name, **resolved.hyperparameters()}
         result = Run(config, "vae_target_linearity", images.name, settings, images, AXES, replicas)
-        for _, arrays in runs.train(functools.partial(run, config, dataset), [result]):
-            arrays = runs.unflatten(arrays, len(config.betas), len(config.seeds))
-            arrays["variance_around_own_mean"] = variance_around_own_mean(config, images)
-            points = {"epoch": range(resolved.epochs + 1)}
-            points["lambda"] = np.linspace(0, 1, config.steps)
-            replica_points = {"beta": config.betas, "seed": config.seeds}
-            result.save(arrays | show(config, images) | replica_points | points)
+        with checkpoints.reading(config.plan_training(images).values()):
+            for _, arrays in runs.train(functools.partial(run, config, dataset), [result]):
+                arrays = runs.unflatten(arrays, len(config.betas), len(config.seeds))
+                arrays["variance_around_own_mean"] = variance_around_own_mean(config, images)
+                points = {"epoch": range(resolved.epochs + 1)}
+                points["lambda"] = np.linspace(0, 1, config.steps)
+                replica_points = {"beta": config.betas, "seed": config.seeds}
+                result.save(arrays | show(config, images) | replica_points | points)
 
 
 if __name__ == "__main__":

@@ -11,23 +11,28 @@ Kullback–Leibler divergence.
 
 Results: results/SCALE/vae_train/DATASET-betaB-DIGEST.npz, one for each β, arrays as in AXES;
 checkpoints beside each, in a folder of the same name: seedS/checkpoint-EPOCH.pt and
-seedS/checkpoint-best.pt.
+seedS/checkpoint-best.pt. A result that is there without its checkpoints gets the missing ones.
 """
 
 import functools
+import itertools
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from lab import program
+
+program.begin(__name__)
+
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from lab import checkpoints, cli, runs, training
+from lab import checkpoints, cli, files, runs, training
 from lab.data import Images
 from lab.errors import DataError
 from lab.models import VAE
@@ -83,6 +88,8 @@ QUICK: dict[str, Any] = {
 
 _EPOCH = ("seed", "epoch")
 SPLITS = ("train", "test")
+# classes between which the figures interpolate, the paper's digits
+ENDS = {"by_epoch": (1, 8), "by_beta": (8, 2)}
 # means over images: binary cross-entropy and divergence in nats, bce + β kl, squared error a pixel
 MEASURES = ("bce", "kl", "loss", "mse")
 AXES = {
@@ -103,22 +110,39 @@ def load_images(config: Config, dataset: str) -> Images:
     return images
 
 
+def check_classes(images: Images) -> None:
+    """Raise DataError where the figures cannot be drawn of the data."""
+    for label in sorted(set(itertools.chain(*ENDS.values()))):
+        if not (images.y_test == label).any():
+            reason = f"no test image of class {label}, which the figures show"
+            raise DataError(f"{images.name}: {reason}")
+
+
 def plan(config: Config, images: Images) -> dict[float, Run]:
     """β -> its run, whose checkpoints vae_target_linearity.py reads."""
-    fixed = config.with_epochs(images.name).hyperparameters()
+    config = config.with_epochs(images.name)
+    fixed, kept = config.hyperparameters(), functools.partial(has_checkpoints, config.epochs)
     options = {"lr": config.learning_rate}
     planned = {}
     for beta in config.betas:
         name = f"{images.name}-beta{beta!r}"
         settings = {"dataset": images.name, "beta": beta, **fixed}
         replicas = tuple(Replica(seed, options, {"beta": beta}) for seed in config.seeds)
-        planned[beta] = Run(config, "vae_train", name, settings, images, AXES, replicas)
+        planned[beta] = Run(
+            config, "vae_train", name, settings, images, AXES, replicas, has_checkpoints=kept
+        )
     return planned
 
 
 def checkpoint_path(result: Run, seed: int, epoch: int | str) -> Path:
     """The file of the checkpoint of an epoch, or of the "best" one."""
     return checkpoints.checkpoint(result, seed, epoch, ".pt")
+
+
+def has_checkpoints(epochs: int, result: Run, replica: Replica) -> bool:
+    """Whether a replica has that of every epoch, and the best one."""
+    names = (*range(epochs + 1), "best")
+    return all(checkpoint_path(result, replica.seed, name).is_file() for name in names)
 
 
 def build(config: Config, images: Images, replicas: Sequence[Replica]) -> VAE:
@@ -196,6 +220,9 @@ def run(config: Config, dataset: str, replicas: Sequence[Replica]) -> Arrays:
     orders, sources = generators(replicas, "order"), generators(replicas, "noise")
     lowest = torch.full_like(beta_values, torch.inf)  # test losses so far
     description = f"{images.name} β {betas[0]} seed {replicas[0].seed}"
+    for replica in replicas:  # no epoch of another training among those of this one
+        result = planned[replica.settings["beta"]]
+        files.remove(checkpoints.seed_folder(result, replica.seed))
     with training.Epochs(config.epochs, model, description) as epochs:
         for epoch in epochs:  # 0: before training
             if epoch > 0:
@@ -214,21 +241,22 @@ def run(config: Config, dataset: str, replicas: Sequence[Replica]) -> Arrays:
                 state = {name: p[r : r + 1].clone() for name, p in model.state_dict().items()}
                 origin = checkpoints.identity(result, seed) | {"epoch": epoch}
                 for name in (epoch, "best") if is_best[r] else (epoch,):
-                    checkpoints.write(checkpoint_path(result, seed, name), state, origin)
+                    path = checkpoint_path(result, seed, name)
+                    checkpoints.write(path, state, origin | {"checkpoint": name})
     return epochs.arrays
 
 
 def main() -> None:
     config = cli.parse(Config, QUICK, __doc__)
     cli.prepare(config)
-    for dataset in config.datasets:  # whether all are images, before any work
-        load_images(config, dataset)
+    for dataset in config.datasets:  # whether the figures can be drawn of it, before any work
+        check_classes(load_images(config, dataset))
     for dataset in config.datasets:
         planned = plan(config, load_images(config, dataset))
         function = functools.partial(run, config, dataset)
         for result, arrays in runs.train(function, list(planned.values())):
             losses = arrays["test_loss"]  # (R, epoch)
-            arrays["best_epoch"] = losses.argmin(-1)
+            arrays["best_epoch"] = np.nan_to_num(losses, nan=np.inf).argmin(-1)
             result.save(arrays | {"seed": config.seeds, "epoch": range(losses.shape[-1])})
 
 

@@ -16,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from lab import program
+
+program.begin(__name__)
 
 from experiment import whiten
 from lab import cli, runs

@@ -1,18 +1,23 @@
 """Checkpoints of a run: their names, and .pt files of a model's state, read without pickle.
 
 Those of a result RESULT.npz are RESULT/seedS/checkpoint-N, N an epoch or, of transformers' Trainer,
-a step.
+a step. Each says what it was made from and which it is, and carries a digest of its content.
 """
 
-from collections.abc import Mapping
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lab.errors import ResultError
-from lab.results import plain, write_whole
+from lab import files, results
+from lab.errors import Diverged, ResultError
+from lab.results import plain
 from lab.runs import Run
 
 
@@ -34,7 +39,7 @@ def identity(run: Run, seed: int) -> dict[str, Any]:
 
 def remedy(script: str) -> str:
     """What to do about a checkpoint that cannot be used."""
-    again = "and --overwrite where its result is there"
+    again = "which makes those that are missing, and all of them with --overwrite"
     return f"run src/experiment/{script}.py with the same options, {again}"
 
 
@@ -47,10 +52,37 @@ def check_identity(
         raise ResultError(f"{path} was made with another {' and '.join(unlike)}: {remedy(script)}")
 
 
+def divergence(trained: Run, seed: int) -> Diverged | None:
+    """How training diverged, if it did: from that epoch on there are no checkpoints."""
+    epoch = results.read(trained.path).divergence(seed) if files.exists(trained.path) else None
+    return None if epoch is None else Diverged.at(f"{trained.name} seed {seed}", epoch)
+
+
+@contextmanager
+def reading(trained: Iterable[Run]) -> Iterator[None]:
+    """Let nobody make these runs' checkpoints while they are read."""
+    with ExitStack() as locks:
+        for run in trained:
+            locks.enter_context(run.partial.in_use(shared=True))
+        yield
+
+
 def write(path: Path, state: Mapping[str, Tensor], origin: Mapping[str, Any]) -> None:
     """Write a state dict, whole or not at all; `origin` says what it was made from."""
-    content = {"state": dict(state), "origin": plain(origin)}
-    write_whole(path, lambda file: torch.save(content, file))
+    state, origin = dict(state), plain(origin)
+    content = {"state": state, "origin": origin, "digest": content_digest(state, origin)}
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    files.write_whole(path, lambda file: file.write(buffer.getbuffer()))
+
+
+def content_digest(state: Mapping[str, Tensor], origin: Mapping[str, Any]) -> str:
+    """SHA-256, in hexadecimal digits, of origin and of tensors, with names, dtypes and shapes."""
+    content = hashlib.sha256(json.dumps(origin, sort_keys=True).encode())
+    for name, values in state.items():
+        content.update(json.dumps([name, str(values.dtype), list(values.shape)]).encode())
+        content.update(values.detach().cpu().contiguous().numpy().tobytes())
+    return content.hexdigest()
 
 
 def restore(
@@ -61,27 +93,34 @@ def restore(
     Args:
         model: of the architecture that was saved.
         path: the file.
-        wanted: what must have made it, `identity`; every key is compared.
+        wanted: what must have made it, `identity`, and which it is; every key is compared.
         script: that makes it, for the message.
 
     Returns:
         what the checkpoint says it was made from.
 
     Raises:
-        ResultError: missing, no checkpoint of this project, made otherwise, or of another
-            architecture.
+        ResultError: missing, no checkpoint of this project, damaged, made otherwise, of another
+            architecture, or with weights that are not finite.
     """
     if not path.is_file():
         raise ResultError(f"no checkpoint {path}: {remedy(script)}")
     try:
-        content = torch.load(path, weights_only=True, map_location="cpu")
+        with files.open_plain(path) as file:
+            content = torch.load(file, weights_only=True, map_location="cpu")
         state, origin = content["state"], dict(content["origin"])
+        intact = content["digest"] == content_digest(state, origin)
     except Exception as error:  # torch, pickle and zipfile raise nearly anything on a foreign file
         reason = "is not a checkpoint of this project"
-        raise ResultError(f"{path} {reason}: {remedy(script)}") from error
+        raise ResultError(f"{path} {reason}: remove it, then {remedy(script)}") from error
+    if not intact:
+        damaged = "was damaged after it was written"
+        raise ResultError(f"{path} {damaged}: remove it, then {remedy(script)}")
     check_identity(path, origin, wanted, script)
     try:
         model.load_state_dict(state)
     except Exception as error:
         raise ResultError(f"{path} is of another architecture: {remedy(script)}") from error
+    if not all(bool(values.isfinite().all()) for values in state.values()):
+        raise ResultError(f"{path} has weights that are not finite: {remedy(script)}")
     return origin

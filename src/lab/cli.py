@@ -1,8 +1,8 @@
-"""What every experiment script has in common: shared flags, the command line, one-line errors."""
+"""What every experiment script has in common: flags, the command line, what may be asked."""
 
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -11,12 +11,15 @@ from typing import Any, Literal, TypeVar
 import torch
 import tyro
 
-from lab import data, results
-from lab.errors import ConfigError, UserError
+from lab import data, files, provenance
+from lab.errors import ConfigError
+from lab.program import run as run
 
 ROOT = Path(__file__).resolve().parents[2]
 Scale = Literal["paper", "quick"]
 T = TypeVar("T", bound="Common")
+MOST = 10_000_000  # the largest count that a field may hold: more epochs would never end
+SEEDS = 2**63  # seeds are below it, as results hold them as int64
 
 
 def each(values: tuple[Any, ...]) -> Any:
@@ -81,8 +84,8 @@ def check(
 ) -> None:
     """Raise ConfigError where a field's value cannot be.
 
-    Numbers, alone or in a tuple, must be above zero; tuples must not be empty or repeat a value.
-    The exceptions are listed.
+    Numbers, alone or in a tuple, must be above zero, and whole ones not above MOST, seeds below
+    2^63; tuples must not be empty or repeat a value. The exceptions are listed.
 
     Args:
         config: a configuration.
@@ -103,6 +106,9 @@ def check(
             elif not 0 <= number < float("inf") or (number == 0 and name not in zero):
                 least = "zero or above" if name in zero else "above zero"
                 raise ConfigError(f"{name} must be {least}, not {number}")
+            if isinstance(number, int) and number >= (SEEDS if "seed" in name else MOST + 1):
+                most = "below 2^63" if "seed" in name else f"at most {MOST:,}"
+                raise ConfigError(f"{name} must be {most}, not {number}")
     for name, allowed in (choices or {}).items():
         for value in getattr(config, name):
             if value not in allowed:
@@ -151,23 +157,13 @@ def check_datasets(names: Sequence[str]) -> None:
 
 def prepare(config: Any) -> None:
     """Find out, before any work, whether every data set can be had and results can be written."""
-    results.check_writable(config.results)
-    for dataset in config.datasets:
+    files.check_writable(config.results / config.scale)
+    for dataset in getattr(config, "datasets", ()):
         load_images(config, dataset)
 
 
 def load_images(config: Common, dataset: str) -> data.Images:
-    """A data set on the configuration's device."""
-    return data.load_images(dataset, config.data, config.resolved_device)
-
-
-def run(main: Callable[[], None]) -> None:
-    """Call a script's main; an error of the user's is one line and exit status 2."""
-    try:
-        main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from the replicas that are done", file=sys.stderr)
-        sys.exit(130)
+    """A data set on the configuration's device; in a worker, the one that its parent has."""
+    images = data.load_images(dataset, config.data, config.resolved_device)
+    provenance.check_fingerprint(images.name, images.fingerprint)
+    return images

@@ -16,10 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lab import files
 from lab.errors import DataError
 
 TORCHVISION = ("mnist", "svhn", "cifar10", "cifar100")
+CLASSES = {"cifar100": 100}  # of torchvision's sets; all others have ten
 NAMES = (*TORCHVISION, "digits")
+MOST_CLASSES = 100_000  # of an .npz file; a label above is no class index
 
 
 @dataclass(frozen=True)
@@ -166,13 +169,16 @@ def _load_torchvision(name: str, root: Path) -> Images:
             "files there, or take digits or an .npz"
         ) from error
     images = Images(name, x_train, y_train.long(), x_test, y_test.long())
+    classes = CLASSES.get(name, 10)
+    if images.classes > classes or min(images.y_train.min(), images.y_test.min()) < 0:
+        raise DataError(f"{name} in {root} has labels that are none of its {classes} classes")
     return replace(images, mean=0.5, std=0.5) if name == "cifar100" else images
 
 
 def _load_npz(path: Path) -> Images:
     keys = ("x_train", "y_train", "x_test", "y_test")
     try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+        with files.open_plain(path) as stream, np.load(stream, allow_pickle=False) as file:
             missing = [key for key in keys if key not in file]
             if missing:
                 raise DataError(f"{path} has no {', '.join(missing)}: it needs {', '.join(keys)}")
@@ -209,6 +215,10 @@ def _check_arrays(path: Path, part: str, x: np.ndarray, y: np.ndarray) -> None:
     if y.dtype.kind not in "iu" or y.shape != (len(x),) or y.min() < 0:
         raise DataError(
             f"{path}: y_{part} must be {len(x)} class indices from 0 up, not {y.dtype} {y.shape}"
+        )
+    if y.max() >= MOST_CLASSES:
+        raise DataError(
+            f"{path}: y_{part} has a label {y.max()}, of {MOST_CLASSES} classes at most"
         )
     if y.min() == y.max():
         raise DataError(f"{path}: y_{part} has one class only, there is nothing to tell apart")

@@ -1,8 +1,14 @@
 """Errors of the user's: each message is one line that says what is wrong and what to do."""
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
 
 class UserError(Exception):
-    """Ends a program with its message and exit status 2; see cli.run."""
+    """Ends a program with its message and exit status 2; see program.run."""
 
 
 class ConfigError(UserError):
@@ -18,4 +24,23 @@ class ResultError(UserError):
 
 
 class Diverged(UserError):
-    """Training left the finite numbers."""
+    """Training left the finite numbers.
+
+    Attributes:
+        epoch: the first in which a number was not finite.
+        arrays: of one replica, what was measured before that epoch: name -> (epochs, …).
+    """
+
+    def __init__(
+        self, message: str, epoch: int = 0, arrays: "Mapping[str, np.ndarray] | None" = None
+    ) -> None:
+        super().__init__(message)
+        self.epoch, self.arrays = epoch, dict(arrays or {})
+
+    @classmethod
+    def at(
+        cls, where: str, epoch: int, arrays: "Mapping[str, np.ndarray] | None" = None
+    ) -> "Diverged":
+        """With the usual message; where: the data and the replica."""
+        message = f"{where}: training diverged in epoch {epoch}; lower the learning rate"
+        return cls(message, epoch, arrays)

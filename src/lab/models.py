@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lab import memory
+
 
 def uniform_fan_in(
     shape: Sequence[int], fan_in: int, generators: Sequence[torch.Generator]
@@ -66,6 +68,7 @@ class MLP(nn.Module):
         activation: Callable[[Tensor], Tensor] = functional.gelu,
     ) -> None:
         super().__init__()
+        memory.check_training(len(generators) * sum((d + 1) * m for d, m in pairwise(widths)))
         self.layers = nn.ModuleList(Linear(d, m, generators) for d, m in pairwise(widths))
         self.activation = activation
 
@@ -95,6 +98,7 @@ class CNN(nn.Module):
     ) -> None:
         super().__init__()
         c, height, width = image
+        memory.check_training(len(generators) * 9 * channels * (c + 2 * channels))
         self.convolutions = nn.ModuleList(
             [
                 Conv3x3(c, channels, generators),
@@ -124,6 +128,8 @@ class VAE(nn.Module):
         self, d: int, hidden: int, latent: int, generators: Sequence[torch.Generator]
     ) -> None:
         super().__init__()
+        sizes = 2 * hidden * (d + hidden) + 3 * hidden * latent  # of the weights
+        memory.check_training(len(generators) * sizes)
         self.encoder = MLP((d, hidden, hidden, 2 * latent), generators)
         self.decoder = MLP((latent, hidden, hidden, d), generators)
 

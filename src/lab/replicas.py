@@ -6,13 +6,7 @@ changes training, and replica r of a batch is trained as it would be alone.
 
 import functools
 import itertools
-import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,10 +15,12 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from lab import cpu
+from lab import cpu, workers
+from lab.errors import Diverged
 
 STREAMS = ("weights", "order", "measurement", "labels", "noise")
 Function = Callable[[Sequence["Replica"]], dict[str, np.ndarray]]
+Outcome = dict[str, np.ndarray] | Diverged  # of one replica
 
 
 @dataclass(frozen=True)
@@ -89,7 +85,7 @@ def make_optimizer(
 
 def deal(
     function: Function, replicas: Sequence[Replica], *, device: str, jobs: int | None = None
-) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+) -> Iterator[tuple[int, Outcome]]:
     """Train replicas the way that is fastest on the device; the numbers do not depend on the way.
 
     A GPU trains all as one batch. On a CPU each of `jobs` processes trains one replica at a time
@@ -103,88 +99,52 @@ def deal(
 
     Yields:
         the position of each replica and its arrays, without the replica axis, as soon as it is
-        done.
+        done; or, where it has diverged, how.
     """
     everyone = list(range(len(replicas)))
     groups = [everyone] if device == "cuda" else [[i] for i in everyone]
     jobs = jobs or cpu.available_cores()
     cpu.keep_freed_memory()
+    attempt = functools.partial(_attempt, function)
+    tasks = [[replicas[i] for i in members] for members in groups]
     if device == "cuda" or jobs <= 1:
-        outputs = _one_by_one(function, groups, replicas, device)
+        outputs = _one_by_one(attempt, tasks, device)
     else:
-        outputs = _in_processes(function, groups, replicas, jobs)
-    for members, arrays in outputs:
-        for r, i in enumerate(members):
-            yield i, {name: values[r] for name, values in arrays.items()}
+        outputs = workers.work(attempt, tasks, jobs, [describe(replica) for replica in replicas])
+    for group, outcomes in outputs:
+        yield from zip(groups[group], outcomes, strict=True)
+
+
+def _attempt(function: Function, replicas: Sequence[Replica]) -> list[Outcome]:
+    """What becomes of each replica; of a batch in which one diverges the halves are trained."""
+    try:
+        arrays = function(replicas)
+    except Diverged as error:
+        if len(replicas) == 1:
+            return [error]
+        half = len(replicas) // 2
+        return _attempt(function, replicas[:half]) + _attempt(function, replicas[half:])
+    return [{name: values[r] for name, values in arrays.items()} for r in range(len(replicas))]
 
 
 def _one_by_one(
-    function: Function, groups: list[list[int]], replicas: Sequence[Replica], device: str
-) -> Iterator[tuple[list[int], dict[str, np.ndarray]]]:
-    for members in groups:
+    attempt: Callable[[Sequence[Replica]], list[Outcome]],
+    tasks: Sequence[Sequence[Replica]],
+    device: str,
+) -> Iterator[tuple[int, list[Outcome]]]:
+    for i, task in enumerate(tasks):
         with cpu.threads(torch.get_num_threads() if device == "cuda" else 1), cpu.flush_denormals():
-            arrays = function([replicas[i] for i in members])
-        yield members, arrays
+            outcomes = attempt(task)
+        yield i, outcomes
 
 
-def _in_processes(
-    function: Function, groups: list[list[int]], replicas: Sequence[Replica], jobs: int
-) -> Iterator[tuple[list[int], dict[str, np.ndarray]]]:
-    try:
-        # which the workers inherit: it is for this process to stop them
-        with _interrupts_ignored():
-            futures = {
-                _pool(jobs).submit(function, [replicas[i] for i in members]): members
-                for members in groups
-            }
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-    except BaseException:
-        _pool(jobs).shutdown(wait=False, cancel_futures=True)
-        for worker in multiprocessing.active_children():
-            worker.kill()
-            worker.join()
-        _pool.cache_clear()
-        raise
-
-
-@contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread receives interrupts, and only it may say what they do
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@functools.cache
-def _pool(jobs: int) -> ProcessPoolExecutor:
-    """Worker processes that live as long as this one, for starting one takes seconds."""
-    context = multiprocessing.get_context("spawn")
-    shared = (context.RLock(), context.Value("i", 0))
-    return ProcessPoolExecutor(jobs, context, _start_worker, shared)
-
-
-_position = 0  # line of this process' progress bar
+def describe(replica: Replica) -> str:
+    """A replica in words, as "seed 3, lr 0.1"."""
+    varied = {**replica.options, **replica.settings}
+    return ", ".join([f"seed {replica.seed}", *(f"{k} {v}" for k, v in varied.items())])
 
 
 def progress_bar(total: int, description: str) -> tqdm:
     """A progress bar on this process' own line; quiet where there is no terminal."""
-    return tqdm(total=total, desc=description, position=_position, disable=None, leave=False)
-
-
-def _start_worker(lock: Any, counter: Any) -> None:
-    global _position
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
-    cpu.keep_freed_memory()
-    parent = multiprocessing.parent_process()
-    never_outlive = threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True)
-    never_outlive.start()
-    tqdm.set_lock(lock)
-    with counter.get_lock():
-        _position = counter.value
-        counter.value += 1
+    line = workers.position
+    return tqdm(total=total, desc=description, position=line, disable=None, leave=False)

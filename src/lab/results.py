@@ -1,25 +1,21 @@
 """Results: one .npz a run, named arrays beside a JSON string that says what made them.
 
 Path: RESULTS/SCALE/EXPERIMENT/NAME-DIGEST.npz, where DIGEST is of the whole configuration: two
-configurations never share a file. A file is written whole or not at all, and read without pickle.
+configurations never share a file. A file is written whole or not at all, read without pickle, and
+carries a digest of its own content.
 """
 
 import dataclasses
 import hashlib
 import json
-import os
-import platform
-import subprocess
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
+from lab import files, provenance
 from lab.errors import ResultError
 
 SCHEMA = 1
@@ -42,7 +38,8 @@ class Result:
 
     arrays: Arrays
     # schema, experiment, name, config (every number that shaped the arrays), axes (array name ->
-    # names of its axes), data (name, fingerprint), versions, commit, device, seconds
+    # names of its axes), data (name, fingerprint), versions, commit, sources, device, seconds;
+    # diverged, where replicas have: of each its seed, options and settings, and the epoch
     meta: dict[str, Any]
 
     @property
@@ -57,6 +54,20 @@ class Result:
     def label(self) -> str:
         """The name of the data."""
         return self.meta["data"]["name"]
+
+    @property
+    def diverged(self) -> list[dict[str, Any]]:
+        """The replicas whose arrays are nan from an epoch on: seed, options, settings, epoch."""
+        return self.meta.get("diverged", [])
+
+    def divergence(self, seed: int) -> int | None:
+        """The epoch in which the replica of a seed diverged, if it did; one replica a seed."""
+        return next((entry["epoch"] for entry in self.diverged if entry["seed"] == seed), None)
+
+    @property
+    def warning(self) -> str:
+        """What has diverged, to stand behind the result's name; empty where nothing has."""
+        return "".join(f"; seed {d['seed']} diverged in epoch {d['epoch']}" for d in self.diverged)
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self.arrays[name]
@@ -103,11 +114,6 @@ def make_meta(
     seconds: float,
 ) -> dict[str, Any]:
     """The JSON part of a result."""
-    import torch
-
-    packages = ("numpy", "scipy", "scikit-learn", "torchvision")
-    versions = {"python": platform.python_version(), "torch": torch.__version__}
-    is_gpu = device == "cuda"
     return {
         "schema": SCHEMA,
         "experiment": experiment,
@@ -115,40 +121,76 @@ def make_meta(
         "config": plain(settings),
         "axes": plain(axes),
         "data": {"name": source.name, "fingerprint": source.fingerprint},
-        "versions": versions | {package: version(package) for package in packages},
-        "commit": commit(),
-        "device": torch.cuda.get_device_name() if is_gpu else f"cpu ({os.cpu_count()} cores)",
+        "versions": provenance.versions(),
+        "commit": provenance.commit(),
+        "sources": provenance.sources(),
+        "device": provenance.device_name(device),
         "seconds": round(seconds, 1),
     }
 
 
 def write(path: Path, result: Result) -> None:
-    """Write a result atomically: into a temporary file beside `path`, then renamed."""
+    """Write a result, whole or not at all."""
     axes = result.meta["axes"]
     for name, array in result.arrays.items():
         if name in ("meta", "file"):  # one is the JSON string's, the other numpy.savez's argument
             raise ResultError(f"no array of a result can be named {name!r}")
+        if array.dtype.hasobject:
+            raise ResultError(f"array {name!r} holds objects, which only pickle could write")
         if len(axes.get(name, ())) != array.ndim:
             shape, names = array.shape, axes.get(name)
             raise ResultError(
                 f"array {name!r} of shape {shape} needs a name for each axis, got {names}"
             )
-    write_npz(path, {**result.arrays, "meta": np.array(json.dumps(result.meta))})
+    write_npz(path, result.arrays, result.meta)
 
 
 def read(path: Path) -> Result:
     """Read a result; raises ResultError where the file is not one of this schema."""
+    if not files.exists(path):
+        raise ResultError(f"no result file {path}: run its experiment")
     try:
-        arrays = read_npz(path)
-        meta = json.loads(str(arrays.pop("meta")))
+        arrays, meta = read_npz(path)
         schema = meta["schema"]
-    except FileNotFoundError as error:
-        raise ResultError(f"no result file {path}: run its experiment") from error
+    except Damaged as error:
+        raise ResultError(f"{path} {error}: run its experiment with --overwrite") from error
     except Exception as error:  # nearly anything, on a foreign file
         raise ResultError(f"{path} is not a result file of this project: move it away") from error
     if schema != SCHEMA:
         raise ResultError(f"{path} has schema {schema}, not {SCHEMA}: run its experiment again")
+    if lacking := _lacking(arrays, meta):
+        reason = f"is not a result file of this project, it has no {lacking}"
+        raise ResultError(f"{path} {reason}: move it away")
     return Result(arrays, meta)
+
+
+_META: dict[str, type | tuple[type, ...]] = {
+    "experiment": str,
+    "name": str,
+    "config": dict,
+    "axes": dict,
+    "data": dict,
+    "commit": str,
+    "device": str,
+    "seconds": (int, float),
+}
+
+
+def _lacking(arrays: Arrays, meta: Mapping[str, Any]) -> str | None:
+    """What a result must have and this one has not."""
+    for key, kind in _META.items():
+        if not isinstance(meta.get(key), kind):
+            return key
+    if not all(isinstance(meta["data"].get(key), str) for key in ("name", "fingerprint")):
+        return "name and fingerprint of its data"
+    for name, array in arrays.items():
+        axes = meta["axes"].get(name)
+        if not isinstance(axes, list) or len(axes) != array.ndim:
+            return f"axes of {name}"
+    diverged = meta.get("diverged", [])
+    if not (isinstance(diverged, list) and all(isinstance(entry, dict) for entry in diverged)):
+        return "list of what has diverged"
+    return None
 
 
 def find(
@@ -185,47 +227,43 @@ def find(
     return [by_name[name][-1] for name in sorted(by_name)]
 
 
-def read_npz(path: Path) -> Arrays:
-    """Every array of an .npz file, without pickle."""
-    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
+class Damaged(Exception):
+    """The content of a file is not what was written."""
 
 
-def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write arrays to `path` whole or not at all."""
-    write_whole(path, lambda file: np.savez_compressed(file, **arrays))
+def write_npz(path: Path, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
+    """Write arrays and a JSON string with their digest to `path`, whole or not at all."""
+    text = json.dumps({**meta, "digest": content_digest(arrays, meta)})
+    content = {**arrays, "meta": np.array(text)}
+    files.write_whole(path, lambda file: np.savez_compressed(file, allow_pickle=False, **content))
 
 
-def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Make a file of what `write` writes, or, where it fails, leave what was there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+def read_npz(path: Path, strict: bool = False) -> tuple[Arrays, dict[str, Any]]:
+    """Arrays and meta of an .npz file, without pickle.
+
+    strict: follow no link, and take no file without a digest, which results of before do not have.
+
+    Raises:
+        Damaged: the content has another digest than its own.
+        Exception: nearly any, on a foreign file.
+    """
+    with (
+        files.open_plain(path, follow=not strict) as stream,
+        np.load(stream, allow_pickle=False) as file,
+    ):
+        arrays = {name: file[name] for name in file.files}
+    meta = dict(json.loads(str(arrays.pop("meta"))))
+    written = meta.pop("digest", None)
+    if (strict or written is not None) and written != content_digest(arrays, meta):
+        raise Damaged("was damaged after it was written")
+    return arrays, meta
 
 
-def check_writable(root: Path) -> None:
-    """Raise ResultError unless results can be written under `root`; creates nothing."""
-    existing = root.absolute()
-    while not existing.exists():
-        existing = existing.parent
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        reason = f"{existing} is not a folder that you may write to"
-        raise ResultError(f"results cannot be written to {root}: {reason}")
-
-
-@cache
-def commit() -> str:
-    """The commit of the code that runs, with "-dirty" where files differ from it."""
-    folder = str(Path(__file__).parent)
-    command = ["git", "-C", folder, "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+def content_digest(arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> str:
+    """SHA-256, in hexadecimal digits, of arrays with their names, dtypes and shapes, and meta."""
+    content = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
+    for name in sorted(arrays):
+        array = np.asarray(arrays[name])
+        content.update(json.dumps([name, array.dtype.str, array.shape]).encode())
+        content.update(array.tobytes())
+    return content.hexdigest()

@@ -5,23 +5,26 @@ for run, arrays in train(functools.partial(train_replicas, config), planned):
     run.save(arrays)
 """
 
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lab import results
+from lab import files, program, provenance, results
 from lab.cli import Common
-from lab.errors import ResultError
-from lab.replicas import Replica, deal
+from lab.errors import ConfigError, Diverged, ResultError
+from lab.partial import Partial
+from lab.replicas import Outcome, Replica, deal, describe
 from lab.results import Arrays, Source
 
-SECONDS = "replica_seconds"  # beside a finished replica's arrays: what it took
+# beside a finished replica's arrays: what it took, and the epoch in which it diverged or -1
+SECONDS, DIVERGED = "replica_seconds", "replica_diverged"
+_repairs = True  # see without_repairs
 
 
 @dataclass(frozen=True)
@@ -35,10 +38,20 @@ class Run:
     source: Source  # the data it is made from
     axes: Mapping[str, tuple[str, ...]]  # array name -> names of its axes
     replicas: tuple[Replica, ...]  # what is trained for it
+    further: Mapping[str, str] = field(default_factory=dict)  # other data: name -> fingerprint
+    # whether a replica has all the checkpoints that belong to the result
+    has_checkpoints: Callable[["Run", Replica], bool] = lambda *_: True
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """All that it reads: name -> fingerprint."""
+        return {self.source.name: self.source.fingerprint, **self.further}
 
     @property
     def path(self) -> Path:
         folder = self.config.results / self.config.scale / self.experiment
+        if Path(self.name).name != self.name or self.name.startswith("."):
+            raise ConfigError(f"{self.name} cannot be the name of a file: choose another")
         return folder / f"{self.name}-{results.digest(self.settings, self.config.earlier)}.npz"
 
     def missing(self) -> bool:
@@ -47,30 +60,41 @@ class Run:
         Raises:
             ResultError: the result that is there was made from other data.
         """
-        if self.config.overwrite or not self.path.exists():
+        if self.config.overwrite or not files.exists(self.path):
             return True
-        meta = results.read(self.path).meta
-        if meta["data"]["fingerprint"] != self.source.fingerprint:
+        found = results.read(self.path)
+        if found.meta["data"]["fingerprint"] != self.source.fingerprint:
             name = self.source.name
             remedy = "rename yours, or give --overwrite"
             raise ResultError(f"{self.path} was made from other data named {name}: {remedy}")
-        made_by, runs_now = _in_words(meta["commit"]), _in_words(results.commit())
+        made_by, runs_now = _in_words(found.meta["commit"]), _in_words(provenance.commit())
         changed = f" by {made_by}; this is {runs_now}, --overwrite makes it again"
-        print(f"already there: {self.path}{changed if made_by != runs_now else ''}", flush=True)
+        line = f"already there: {self.path}{changed if made_by != runs_now else ''}"
+        print(f"{line}{found.warning}", flush=True)
         return False
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether result and checkpoints are there and may stay."""
+        if self.config.overwrite or not files.exists(self.path):
+            return False
+        return all(self.has_checkpoints(self, replica) for replica in self.replicas)
+
     @cached_property
-    def partial(self) -> "Partial":
-        """The replicas that are done."""
-        folder = self.path.parent / ".partial" / self.path.stem
-        return Partial(
-            folder / f"{self.source.fingerprint}-{results.commit()}", self.config.overwrite
-        )
+    def key(self) -> str:
+        """Names the code, packages, processor and data that all of it must share."""
+        return provenance.key(self.source.fingerprint, self.config.resolved_device)
+
+    @cached_property
+    def partial(self) -> Partial:
+        """What is kept of the replicas until all are done."""
+        return Partial(self.path, self.key, apart=self.config.overwrite)
 
     def save(self, arrays: Mapping[str, Any]) -> None:
         """Write the result, and drop what was kept of the replicas."""
         arrays = {name: np.asarray(values) for name, values in arrays.items()}
         seconds = float(arrays.pop(SECONDS).sum())
+        epochs = arrays.pop(DIVERGED, np.array(())).flatten().tolist()
         meta = results.make_meta(
             self.experiment,
             self.name,
@@ -80,8 +104,11 @@ class Run:
             self.config.resolved_device,
             seconds,
         )
+        pairs = zip(self.replicas, epochs, strict=False)
+        diverged = [{**asdict(replica), "epoch": e} for replica, e in pairs if e >= 0]
+        meta |= {"diverged": results.plain(diverged)} if diverged else {}
         results.write(self.path, results.Result(arrays, meta))
-        shutil.rmtree(self.partial.folder.parent, ignore_errors=True)
+        self.partial.clean()
         print(f"saved {self.path} ({seconds:.0f} s)", flush=True)
 
 
@@ -98,6 +125,10 @@ def train(
 ) -> Iterator[tuple[Run, Arrays]]:
     """Train the replicas of all missing runs together, but those that an earlier run finished.
 
+    A replica that diverges stops no other: it is nan from that epoch on, and the program ends with
+    an error when all is done. A run all of whose replicas diverge is not yielded. Of a run that is
+    there the replicas that lack checkpoints are trained again, for their checkpoints alone.
+
     Args:
         function: a picklable function from R replicas to name -> (R, …).
         planned: runs of one configuration.
@@ -105,46 +136,153 @@ def train(
 
     Yields:
         each run as soon as it is whole, and its arrays, name -> (replica, …), with the seconds of
-        each.
+        each and the epoch in which it diverged.
     """
-    missing = [run for run in planned if run.missing()]
-    finished: dict[str, dict[int, Arrays]] = {run.name: {} for run in missing}
-    waiting: list[tuple[Run, int]] = []
-    for run in missing:
-        for i, replica in enumerate(run.replicas):
-            arrays = run.partial.get(asdict(replica))
-            if arrays is None:
-                waiting.append((run, i))
-            else:
-                finished[run.name][i] = arrays
-    yield from ((run, _join(run, finished)) for run in missing if _is_whole(run, finished))
+    with ExitStack() as locks:
+        missing = [run for run in planned if _claim(run, locks)]
+        done = {run.name: _kept(run) for run in missing}
+        waiting = [
+            (run, i) for run in missing for i in range(len(run.replicas)) if i not in done[run.name]
+        ]
+        there = [run for run in planned if _repairs and run.name not in done]
+        waiting += [(run, i) for run in there for i in _without_checkpoints(run, locks)]
+        yield from _whole(missing, done)
+        for run, i, outcome in _deal(function, waiting, jobs):
+            if run.name not in done:
+                _report_repair(run, i, outcome)
+                continue
+            run.partial.put(run.replicas[i], outcome)
+            done[run.name][i] = outcome
+            yield from _whole([run], done)
+
+
+@contextmanager
+def without_repairs() -> Iterator[None]:
+    """Inside, a result that lacks its checkpoints stays as it is: nobody is about to read them."""
+    global _repairs
+    _repairs = False
+    try:
+        yield
+    finally:
+        _repairs = True
+
+
+def _claim(run: Run, locks: ExitStack) -> bool:
+    """Whether a run is to be made, by this process, which has its lock from then on."""
+    if not run.missing():
+        with suppress(ResultError):  # another process may be at it
+            run.partial.clean_left()
+        return False
+    run.partial.check()
+    locks.enter_context(run.partial.in_use())
+    # it may have been made meanwhile
+    return run.config.overwrite or not files.exists(run.path) or run.missing()
+
+
+def _kept(run: Run) -> dict[int, Outcome]:
+    """What has become of replicas in earlier, unfinished runs, by position."""
+    found: dict[int, Outcome] = {}
+    for i, replica in enumerate(run.replicas):
+        outcome = run.partial.get(replica)
+        is_usable = isinstance(outcome, Diverged) or run.has_checkpoints(run, replica)
+        if outcome is not None and is_usable:
+            found[i] = outcome
+    shapes = {i: _shapes(arrays) for i, arrays in found.items() if not isinstance(arrays, Diverged)}
+    unlike = {i for i in shapes if shapes[i] != shapes[min(shapes)]}
+    return {i: outcome for i, outcome in found.items() if i not in unlike}
+
+
+def _shapes(arrays: Arrays) -> dict[str, tuple[int, ...]]:
+    return {name: values.shape for name, values in arrays.items()}
+
+
+def _without_checkpoints(run: Run, locks: ExitStack) -> list[int]:
+    """Positions of replicas that lack some; the run is locked where there are any."""
+    lacking = [i for i, replica in enumerate(run.replicas) if not run.has_checkpoints(run, replica)]
+    if lacking:
+        found = results.read(run.path)
+        lacking = [i for i in lacking if found.divergence(run.replicas[i].seed) is None]
+    if lacking:
+        locks.enter_context(run.partial.in_use())
+    return lacking
+
+
+def _deal(
+    function: Callable[[Sequence[Replica]], Arrays],
+    waiting: Sequence[tuple[Run, int]],
+    jobs: int | None,
+) -> Iterator[tuple[Run, int, Outcome]]:
+    """What becomes of each waiting replica, with the seconds that it took."""
     if not waiting:
         return
     config = waiting[0][0].config
+    data = {name: digest for run, _ in waiting for name, digest in run.inputs.items()}
     dealt = deal(
-        function,
+        provenance.Faithful(function, data),
         [run.replicas[i] for run, i in waiting],
         device=config.resolved_device,
         jobs=jobs or config.jobs,
     )
     start = time.perf_counter()
-    for position, arrays in dealt:
-        run, i = waiting[position]
+    for position, outcome in dealt:
         now = time.perf_counter()
-        arrays = {**arrays, SECONDS: np.array(now - start)}
+        arrays = outcome.arrays if isinstance(outcome, Diverged) else outcome
+        arrays[SECONDS] = np.array(now - start)
         start = now
-        run.partial.put(asdict(run.replicas[i]), arrays)
-        finished[run.name][i] = arrays
-        if _is_whole(run, finished):
-            yield run, _join(run, finished)
+        yield *waiting[position], outcome
 
 
-def _is_whole(run: Run, finished: Mapping[str, Mapping[int, Arrays]]) -> bool:
-    return len(finished[run.name]) == len(run.replicas)
+def _whole(
+    candidates: Sequence[Run], done: Mapping[str, Mapping[int, Outcome]]
+) -> Iterator[tuple[Run, Arrays]]:
+    """The runs of which every replica is done."""
+    for run in candidates:
+        outcomes = [done[run.name].get(i) for i in range(len(run.replicas))]
+        if None in outcomes:
+            continue
+        for outcome in outcomes:
+            if isinstance(outcome, Diverged):
+                program.defer(outcome)
+        if all(isinstance(outcome, Diverged) for outcome in outcomes):
+            run.partial.clean()
+        else:
+            yield run, _join(outcomes)
 
 
-def _join(run: Run, finished: Mapping[str, Mapping[int, Arrays]]) -> Arrays:
-    return stack([finished[run.name][i] for i in range(len(run.replicas))])
+def _join(outcomes: Sequence[Outcome]) -> Arrays:
+    """Arrays of every replica, name -> (R, …); one that diverged is nan from its epoch on."""
+    like = next(outcome for outcome in outcomes if not isinstance(outcome, Diverged))
+    rows = []
+    for outcome in outcomes:
+        if isinstance(outcome, Diverged):
+            rows.append({**_fill(outcome.arrays, like), DIVERGED: np.array(outcome.epoch)})
+        else:
+            rows.append({**outcome, DIVERGED: np.array(-1)})
+    return stack(rows)
+
+
+def _fill(known: Arrays, like: Arrays) -> Arrays:
+    """What was measured before a replica diverged, and nan after, in the shapes of another."""
+    arrays = {}
+    for name, values in like.items():
+        arrays[name] = np.full(values.shape, np.nan)
+        if name in known and values.ndim and known[name].shape[1:] == values.shape[1:]:
+            arrays[name][: len(known[name])] = known[name]
+    return arrays | {SECONDS: known[SECONDS]}
+
+
+def _report_repair(run: Run, i: int, outcome: Outcome) -> None:
+    """Say that checkpoints were made again, and whether the result holds the same numbers."""
+    if isinstance(outcome, Diverged):
+        program.defer(outcome)
+        return
+    result, same = results.read(run.path), True
+    for name, values in outcome.items():
+        if run.axes.get(name, ())[:1] == ("seed",) and name in result.arrays:
+            is_float = values.dtype.kind == "f"
+            same &= np.array_equal(result[name][i], values, equal_nan=is_float)
+    unlike = "" if same else ", with other numbers than the result: --overwrite makes both again"
+    print(f"made the checkpoints of {describe(run.replicas[i])} again: {run.path}{unlike}")
 
 
 def stack(parts: Sequence[Arrays]) -> Arrays:
@@ -155,28 +293,3 @@ def stack(parts: Sequence[Arrays]) -> Arrays:
 def unflatten(arrays: Mapping[str, np.ndarray], *sizes: int) -> Arrays:
     """The replica axis as a grid of these sizes: name -> (*sizes, …)."""
     return {name: values.reshape(*sizes, *values.shape[1:]) for name, values in arrays.items()}
-
-
-class Partial:
-    """Finished replicas of a run that is not yet whole, one file each under `folder`.
-
-    A mapping from what names a replica to its arrays. With `fresh`, what an earlier run left is not
-    seen.
-    """
-
-    def __init__(self, folder: Path, fresh: bool = False) -> None:
-        self.folder = folder
-        if fresh:
-            shutil.rmtree(folder, ignore_errors=True)
-
-    def _path(self, piece: Mapping[str, Any]) -> Path:
-        return self.folder / f"{results.digest(piece)}.npz"
-
-    def get(self, piece: Mapping[str, Any]) -> Arrays | None:
-        try:
-            return results.read_npz(self._path(piece))
-        except Exception:  # absent, or damaged: then it is computed again
-            return None
-
-    def put(self, piece: Mapping[str, Any], arrays: Arrays) -> None:
-        results.write_npz(self._path(piece), arrays)

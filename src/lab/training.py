@@ -1,6 +1,6 @@
 """Training by mini-batches: epochs, batches, losses and accuracies of R replicas at once."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 
@@ -30,14 +30,19 @@ class Epochs:
         return epochs.arrays
 
     It shows a progress bar, takes the CPU kernels that are fastest for the model, and ends with
-    Diverged where a parameter or a feature is no longer finite.
+    Diverged where a parameter, a feature or a measure is no longer finite. A measure may be nan
+    from the start, as the angle to a change is before there is one.
+
+    unchecked: measures that may be anything.
     """
 
-    def __init__(self, last: int, model: nn.Module, description: str) -> None:
-        self.last, self.description = last, description
+    def __init__(
+        self, last: int, model: nn.Module, description: str, unchecked: Collection[str] = ()
+    ) -> None:
+        self.last, self.description, self.unchecked = last, description, unchecked
         self.parameters = list(model.parameters())
         self.epoch = 0
-        self.rows: list[Arrays] = []
+        self.rows: dict[int, Arrays] = {}  # by epoch
 
     def __enter__(self) -> "Epochs":
         self.context = ExitStack()
@@ -68,18 +73,26 @@ class Epochs:
     def record(self, measures: Mapping[str, Tensor]) -> None:
         """Keep measures at this epoch, name -> (R, …)."""
         row = {name: value.detach().cpu().numpy().copy() for name, value in measures.items()}
-        self.rows.append(row)
+        first = next(iter(self.rows.values()), row)
+        for name in row.keys() - set(self.unchecked):
+            undefined = np.isnan(first[name])
+            if not (np.isfinite(row[name]) | undefined).all():
+                raise self._diverged()
+        self.rows[self.epoch] = row
         numbers = {name: f"{v.mean():.4g}" for name, v in row.items() if v.ndim == 1}
         self.bar.set_postfix(numbers, refresh=False)
 
     @property
     def arrays(self) -> Arrays:
         """What was recorded: name -> (R, recorded epochs, …)."""
-        return {name: np.stack([row[name] for row in self.rows], 1) for name in self.rows[0]}
+        rows = list(self.rows.values())
+        return {name: np.stack([row[name] for row in rows], 1) for name in rows[0]}
 
     def _diverged(self) -> Diverged:
-        where = f"{self.description}: training diverged in epoch {self.epoch}"
-        return Diverged(f"{where}; lower the learning rate")
+        self.rows.pop(self.epoch, None)
+        before = self.arrays if self.rows else {}
+        alone = {name: values[0] for name, values in before.items() if len(values) == 1}
+        return Diverged.at(self.description, self.epoch, alone)
 
 
 def measured_epochs(epochs: int, every: int) -> list[int]:

@@ -1,7 +1,7 @@
 """The results that a figure or a claim is about, and numbers with their spread."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -36,6 +36,13 @@ def lookup(
     wanted, earlier = _wanted(script, scale, changes)
     wanted = {name: value for name, value in wanted.items() if name not in without}
     return results.find(root, scale, _name(script), wanted, earlier)
+
+
+def divergences(root: Path, scale: str, scripts: Iterable[str]) -> list[str]:
+    """A line for each result of these scripts of which a replica diverged."""
+    every = (path for name in scripts for path in sorted((root / scale / name).glob("*.npz")))
+    lines = [f"{path.stem}{results.read(path).warning}" for path in every]
+    return [line for line in lines if ";" in line]
 
 
 def explain_missing(

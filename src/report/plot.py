@@ -1,6 +1,8 @@
 """The figures' shared style and helpers: notebooks read results and call these."""
 
+import functools
 import textwrap
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from core.layer_table import LayerTable
+from lab import files
 from lab.results import Result, plain
 
 STYLE = {
@@ -55,14 +58,22 @@ def band(
         deviations: half the width of the band.
     """
     values = np.log10(values) if log else values
-    mean = values.mean(0)
-    spread = deviations * values.std(0, ddof=1) if len(values) > 1 else 0
+    mean, deviation = over_seeds(values)
+    spread = deviations * deviation
     curves = [10.0**curve if log else curve for curve in (mean, mean - spread, mean + spread)]
     if limits is not None:
         curves = [np.clip(curve, *limits) for curve in curves]
     ax.plot(x, curves[0], label=label, color=color, linestyle=linestyle)
     ax.fill_between(x, *curves[1:], color=color, alpha=0.2, linewidth=0)
     ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+
+
+def over_seeds(values: np.ndarray) -> tuple[np.ndarray, np.ndarray | int]:
+    """Mean and standard deviation of values (seed, x), without replicas that have diverged by x."""
+    if not np.isnan(values).any():
+        return values.mean(0), values.std(0, ddof=1) if len(values) > 1 else 0
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # where none is left
+        return np.nanmean(values, 0), np.nan_to_num(np.nanstd(values, 0, ddof=1))
 
 
 def seed_curves(
@@ -75,7 +86,7 @@ def seed_curves(
     linestyle: str = "-",
 ) -> None:
     """Mean over seeds, and each seed as a thin line; values (seed, x)."""
-    ax.plot(x, values.mean(0), label=label, color=color, linestyle=linestyle)
+    ax.plot(x, over_seeds(values)[0], label=label, color=color, linestyle=linestyle)
     ax.plot(x, values.T, color=color, linestyle=linestyle, linewidth=0.5, alpha=0.6)
     ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
 
@@ -108,7 +119,10 @@ def shared_legend(figure: Figure, axes: np.ndarray, loc: str) -> None:
 
 
 def differences(runs: Sequence[Result], preset: Any, ignore: Sequence[str] = ()) -> list[str]:
-    """A line for each set of settings that are not a configuration's, as "epochs 5 (20)"."""
+    """A line for each set of settings that are not a configuration's, as "epochs 5 (20)".
+
+    And one for each result of which a replica diverged.
+    """
     expected = plain(preset.hyperparameters())
     sets = set()
     for run in runs:
@@ -119,7 +133,8 @@ def differences(runs: Sequence[Result], preset: Any, ignore: Sequence[str] = ())
         ]
         sets.add(", ".join(f"{k} {run.config[k]} ({expected[k]})" for k in unlike))
     start = "Changed from the defaults (the paper's, where it has them)"
-    return [f"{start}: {line}" for line in sorted(sets - {""})]
+    diverged = [f"{run.name}{run.warning}" for run in runs if run.warning]
+    return [*(f"{start}: {line}" for line in sorted(sets - {""})), *diverged]
 
 
 def stand_in(label: str) -> str:
@@ -171,12 +186,11 @@ def finish(figure: Figure, path: Path, note: str = "") -> None:
         characters = int(17 * figure.get_figwidth())
         lines = [textwrap.fill(line, characters) for line in note.splitlines()]
         figure.supxlabel("\n".join(lines), fontsize=7, color="0.3", ha="left", x=0.01)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for suffix in (".png", ".pdf"):
+    for kind in ("png", "pdf"):
         # fixed metadata: the same results give the same files
-        figure.savefig(
-            path.with_suffix(suffix), metadata={"CreationDate": None} if suffix == ".pdf" else None
-        )
+        metadata = {"CreationDate": None} if kind == "pdf" else None
+        save = functools.partial(figure.savefig, format=kind, metadata=metadata)
+        files.write_whole(path.with_suffix(f".{kind}"), save)
 
 
 def layer_curves(

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from safetensors.torch import load_file, save_file
 from torch.distributed.run import main as torchrun
 from torch.nn import functional
 from transformers import (
@@ -28,7 +29,7 @@ from experiment.bert_target_linearity import Config
 from lab import checkpoints, cli, results
 from lab.replicas import generator
 from lab.results import Arrays, Result
-from lab.text import encoders, fine_tuning, tasks, word_types
+from lab.text import encoders, fine_tuning, marked, resuming, tasks, word_types
 from lab.text.tasks import Texts
 from lab.text.toy_bert import ToyBert
 from oracles import chance, least_squares, least_squares_map, one_hot, rank
@@ -274,7 +275,7 @@ class TestFineTuning:
             assert sorted(folder(finished, texts, seed).iterdir()) == sorted(kept)
             for path in kept:
                 names = {file.name for file in path.iterdir()}
-                assert {"model.safetensors", "tokenizer.json", fine_tuning.ORIGIN} <= names
+                assert {"model.safetensors", "tokenizer.json", marked.MARK} <= names
                 assert not {"optimizer.pt", "scheduler.pt", "rng_state.pth"} & names
 
     def test_the_curves_of_a_seed_do_not_depend_on_what_is_measured(self, alone, finished):
@@ -307,7 +308,7 @@ class TestResuming:
     def test_a_killed_run_goes_on_to_the_bits_of_one_that_was_not(
         self, alone, finished, monkeypatch
     ):
-        on_save, saves = fine_tuning.MarkWhole.on_save, []
+        on_save, saves = resuming.MarkWhole.on_save, []
 
         def killed(*arguments: Any, **keywords: Any) -> None:
             saves.append(1)
@@ -315,7 +316,7 @@ class TestResuming:
                 raise KeyboardInterrupt  # before the second checkpoint is whole
             on_save(*arguments, **keywords)
 
-        monkeypatch.setattr(fine_tuning.MarkWhole, "on_save", killed)
+        monkeypatch.setattr(resuming.MarkWhole, "on_save", killed)
         with pytest.raises(KeyboardInterrupt):
             tune(alone)
         resumed = []
@@ -333,7 +334,7 @@ class TestResuming:
         assert_first_seed(tune(alone), expected)  # is finished: not trained again
         assert resumed == [str(bert_train.checkpoint(alone, texts, 0, 1))]
         shutil.rmtree(bert_train.checkpoint(alone, texts, 0, 1))
-        (bert_train.checkpoint(alone, texts, 0, 2) / fine_tuning.ORIGIN).unlink()
+        (bert_train.checkpoint(alone, texts, 0, 2) / marked.MARK).unlink()
         assert_first_seed(tune(alone), expected)  # nothing whole is left: from the start
         assert resumed[1:] == [None]
 
@@ -443,25 +444,51 @@ class TestWrongCommands:
 
 
 def change(path: Path, **said: Any) -> None:
-    origin = fine_tuning.read_origin(path)
-    (path / fine_tuning.ORIGIN).write_text(json.dumps(origin | said))
+    origin = json.loads((path / marked.MARK).read_text())
+    (path / marked.MARK).write_text(json.dumps(origin | said))
+
+
+def flip(path: Path) -> None:
+    """Flip a bit of the last weight."""
+    file = path / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-2] ^= 4
+    file.write_bytes(content)
+
+
+def not_a_number(path: Path) -> None:
+    """Weights that are not finite, marked as if they had been saved so."""
+    tensors = load_file(path / "model.safetensors")
+    next(iter(tensors.values()))[0] = torch.nan
+    save_file(tensors, path / "model.safetensors", {"format": "pt"})
+    origin = json.loads((path / marked.MARK).read_text())
+    marked.mark(path, {key: value for key, value in origin.items() if key != "files"})
+
+
+def replace_by_the_first(path: Path) -> None:
+    shutil.rmtree(path)
+    shutil.copytree(path.with_name("checkpoint-8"), path)
 
 
 DAMAGES = {  # what is wrong with a checkpoint -> how it comes about, what the message must say
     "missing": (shutil.rmtree, r"no checkpoint \S+seed3/checkpoint-16:"),
-    "cut off": (lambda path: (path / fine_tuning.ORIGIN).unlink(), "no checkpoint"),
+    "cut off": (lambda path: (path / marked.MARK).unlink(), "no checkpoint"),
     "made otherwise": (
         lambda path: change(path, seed=0, data="0" * 16),
         "was made with another seed and data",
     ),
     "foreign": (
-        lambda path: (path / fine_tuning.ORIGIN).write_text("{"),
+        lambda path: (path / marked.MARK).write_text("{"),
         "is not a checkpoint of this project",
     ),
-    "damaged": (
-        lambda path: (path / "model.safetensors").write_bytes(b"no weights"),
-        "is not a checkpoint of this project",
+    "of another epoch": (replace_by_the_first, "was made with another epoch"),
+    "a flipped bit": (flip, r"was damaged after it was written \(model.safetensors\)"),
+    "another architecture": (
+        lambda path: (path / "config.json").write_text("{}"),
+        r"was damaged after it was written \(config.json\)",
     ),
+    "not finite": (not_a_number, "has weights that are not finite"),
+    "of another pre-trained model": (lambda path: change(path, toy={}), "another toy"),
 }
 
 

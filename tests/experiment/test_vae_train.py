@@ -125,7 +125,7 @@ def test_every_epoch_and_the_best_are_kept_and_give_the_numbers_of_their_epoch(t
             epoch = int(best_epochs[b, s]) if name == "best" else name
             settings = {"dataset": "planted", "beta": BETAS[b], **SIZES}
             identity = {"settings": settings, "seed": SEEDS[s], "data": images.fingerprint}
-            assert origin == results.plain({**identity, "epoch": epoch})
+            assert origin == results.plain(identity | {"epoch": epoch, "checkpoint": name})
             terms = network.terms(images.x_test / 255, measurement_noise(TEST))
             for term, values in zip(("bce", "kl", "mse"), terms, strict=True):
                 value = trained.arrays[f"test_{term}"][b, s, epoch]

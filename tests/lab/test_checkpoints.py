@@ -1,8 +1,10 @@
 """Checkpoints: what goes in comes out, whole or not at all; an unusable file is one line."""
 
+import contextlib
 import os
 import pickle
 import stat
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from lab import checkpoints, results
+from lab import checkpoints, results, runs
 from lab.cli import Common
 from lab.errors import ResultError
 from lab.models import MLP, VAE
-from lab.replicas import generator
+from lab.replicas import Replica, generator
 from lab.runs import Run
 
 DATA = SimpleNamespace(name="mine", fingerprint="0123456789abcdef")
@@ -104,28 +106,27 @@ class TestRoundTrip:
 
     def test_torch_alone_reads_it_without_code(self, tmp_path):
         content = torch.load(written(tmp_path), weights_only=True)
-        assert content.keys() == {"state", "origin"}
+        assert content.keys() == {"state", "origin", "digest"}
         assert same(content["state"], bits(build()))
 
     def test_others_may_read_it_as_a_result(self, tmp_path):
         paths = (written(tmp_path), tmp_path / "result.npz")
-        results.write_npz(paths[1], {"x": np.zeros(2)})
+        results.write_npz(paths[1], {"x": np.zeros(2)}, {})
         modes = {stat.S_IMODE(os.stat(path).st_mode) for path in paths}
         assert len(modes) == 1
 
 
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()], ids=repr)
 def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch, error):
-    def half(_, file):
-        file.write(b"PK\x03\x04 half a file")
-        file.flush()
+    def half(handle):
         raise error
 
     path = written(tmp_path)
     before = path.read_bytes()
-    monkeypatch.setattr(torch, "save", half)
+    monkeypatch.setattr(os, "fsync", half)
+    kind = ResultError if isinstance(error, OSError) else KeyboardInterrupt
     for target in (path, tmp_path / "new" / "a.pt"):
-        with pytest.raises(type(error)):
+        with pytest.raises(kind):
             checkpoints.write(target, build(seed=1).state_dict(), ORIGIN)
     assert path.read_bytes() == before
     assert [file for file in tmp_path.rglob("*") if file.is_file()] == [path]
@@ -158,7 +159,8 @@ FOREIGN = {  # what lies there instead of a checkpoint -> writes it
     "no state": lambda path: torch.save({"origin": ORIGIN}, path),
     "no origin": lambda path: torch.save({"state": build().state_dict()}, path),
     "a string for the origin": lambda path: torch.save({"state": {}, "origin": "by hand"}, path),
-    "a result": lambda path: results.write_npz(path, {"x": np.zeros(3)}),
+    "a result": lambda path: results.write_npz(path, {"x": np.zeros(3)}, {}),
+    "a checkpoint without a digest": lambda path: torch.save(whole(build().state_dict()), path),
     "a pickle": lambda path: path.write_bytes(pickle.dumps(whole({}))),
     "a whole module": lambda path: torch.save(whole(build()), path),
     "a pickle with code": lambda path: path.write_bytes(pickle.dumps(touched(path))),
@@ -177,7 +179,9 @@ OTHERS = {
 class TestRefused:
     def test_missing(self, tmp_path):
         (tmp_path / "folder.pt").mkdir()
-        for path in (tmp_path / "absent" / "checkpoint-best.pt", tmp_path / "folder.pt"):
+        os.mkfifo(tmp_path / "fifo.pt")  # would be waited for
+        for name in ("absent/checkpoint-best.pt", "folder.pt", "fifo.pt"):
+            path = tmp_path / name
             assert "no checkpoint" in refusal(path)
 
     @pytest.mark.parametrize("content", FOREIGN)
@@ -205,6 +209,57 @@ class TestRefused:
         assert f"made with another {named}:" in message
         assert same(bits(model), bits(build(seed=3)))
 
+    def test_with_one_flipped_bit(self, tmp_path):
+        path, first = written(tmp_path), build()
+        whole = path.read_bytes()
+        weights = next(iter(first.state_dict().values())).numpy().tobytes()
+        for i in range(0, len(whole), 37):
+            path.write_bytes(whole[:i] + bytes([whole[i] ^ 16]) + whole[i + 1 :])
+            model = build(seed=3)
+            with contextlib.suppress(ResultError):
+                checkpoints.restore(model, path, ORIGIN, "vae_train")  # a bit that says nothing
+                assert same(bits(model), bits(first))
+        i = whole.index(weights) + 5
+        path.write_bytes(whole[:i] + bytes([whole[i] ^ 16]) + whole[i + 1 :])
+        assert "was damaged after it was written" in refusal(path)
+
+    def test_with_weights_that_are_not_finite(self, tmp_path):
+        model = build()
+        with torch.no_grad():
+            model.layers[1].bias[0, 0] = torch.nan
+        assert "has weights that are not finite" in refusal(written(tmp_path, model))
+
+    def test_of_another_epoch(self, tmp_path):
+        path = written(tmp_path, epoch=2, checkpoint=2)
+        message = refusal(path, wanted=ORIGIN | {"checkpoint": 1})
+        assert "was made with another checkpoint" in message
+
     @pytest.mark.parametrize("model", OTHERS.values(), ids=OTHERS)
     def test_of_another_architecture(self, model, tmp_path):
         assert "architecture" in refusal(written(tmp_path), model)
+
+
+def test_while_they_are_read_nobody_makes_them(tmp_path):
+    run = plan(root=tmp_path)
+    with (
+        checkpoints.reading([run]),
+        checkpoints.reading([run]),
+        pytest.raises(ResultError, match="is in use"),
+    ):
+        run.partial.in_use().__enter__()
+    with run.partial.in_use(), pytest.raises(ResultError, match="is in use"):
+        checkpoints.reading([run]).__enter__()
+
+
+def test_how_training_diverged_is_told_to_those_who_measure(tmp_path):
+    run = replace(plan(root=tmp_path), replicas=(Replica(0), Replica(1)))
+    assert checkpoints.divergence(run, 1) is None
+    epochs = {runs.DIVERGED: np.array([-1, 4])}
+    run.save({runs.SECONDS: np.zeros(2), **epochs})
+    assert checkpoints.divergence(run, 0) is None
+    diverged = checkpoints.divergence(run, 1)
+    assert diverged.epoch == 4
+    assert (
+        str(diverged)
+        == "mine-beta0.5 seed 1: training diverged in epoch 4; lower the learning rate"
+    )

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from lab import cli
-from lab.errors import ConfigError, DataError, Diverged, ResultError, UserError
+from lab import cli, data, provenance
+from lab.errors import ConfigError, DataError, ResultError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +152,8 @@ class TestCheck:
             {"samples": 1},
             {"methods": ("exact", "plain")},
             {"overwrite": True},
+            {"seeds": (2**63 - 1,)},
+            {"epochs": 10_000_000},
         ],
         ids=str,
     )
@@ -162,6 +164,10 @@ class TestCheck:
         ("changes", "message"),
         [
             ({"epochs": 0}, "epochs must be above zero, not 0"),
+            ({"epochs": 10_000_001}, "epochs must be at most 10,000,000, not 10000001"),
+            ({"jobs": 10**23}, f"jobs must be at most 10,000,000, not {10**23}"),
+            ({"seeds": (2**63,)}, f"seeds must be below 2^63, not {2**63}"),
+            ({"seeds": (0, 2**64 + 1)}, f"seeds must be below 2^63, not {2**64 + 1}"),
             ({"epochs": -3}, "epochs must be above zero, not -3"),
             ({"jobs": 0}, "jobs must be above zero, not 0"),
             ({"samples": 0}, "samples must be above zero, not 0"),
@@ -211,37 +217,25 @@ class TestData:
             cli.prepare(Config(results=good / "results", datasets=(str(good),)))
         assert set(tmp_path.iterdir()) == {good, bad}
 
+    def test_a_worker_takes_only_the_data_that_its_parent_has(self, tmp_path):
+        path = write_data(tmp_path / "mine.npz", 255)
+        config = Config(device="cpu", datasets=(str(path),))
+        images = cli.load_images(config, str(path))
+
+        def load(_: object) -> str:
+            return cli.load_images(config, str(path)).fingerprint
+
+        work = provenance.Faithful(load, {"mine": images.fingerprint})
+        assert work(None) == images.fingerprint
+        write_data(path, 7)  # while workers start
+        data.load_images.cache_clear()
+        with pytest.raises(DataError, match=r"^mine has changed since the program was started: "):
+            work(None)
+        assert cli.load_images(config, str(path)).fingerprint != images.fingerprint  # a new program
+
     def test_load_images_takes_the_configurations_folder_and_device(self, tmp_path):
         path = write_data(tmp_path / "mine.npz", 255)
         images = cli.load_images(Config(device="cpu"), str(path))
         assert (images.name, images.x_train.device.type) == ("mine", "cpu")
         with pytest.raises(DataError, match=re.escape(f"mnist is not in {path}")):
             cli.load_images(Config(data=path), "mnist")
-
-
-class TestRun:
-    @pytest.mark.parametrize("kind", [UserError, ConfigError, DataError, ResultError, Diverged])
-    def test_an_error_of_the_users_is_one_line_and_status_2(self, kind, capsys):
-        def wrong() -> None:
-            raise kind("données: ask for something else")
-
-        with pytest.raises(SystemExit) as stop:
-            cli.run(wrong)
-        assert stop.value.code == 2
-        assert capsys.readouterr() == ("", "error: données: ask for something else\n")
-
-    def test_an_interruption_is_one_line_that_says_how_to_go_on(self, capsys):
-        def interrupted() -> None:
-            raise KeyboardInterrupt
-
-        with pytest.raises(SystemExit) as stop:
-            cli.run(interrupted)
-        assert stop.value.code == 130
-        assert re.fullmatch(r"stopped; the same command goes on .+\n", capsys.readouterr().err)
-
-    def test_an_error_of_the_program_keeps_its_traceback(self):
-        def broken() -> None:
-            raise ValueError("a defect")
-
-        with pytest.raises(ValueError, match="a defect"):
-            cli.run(broken)

@@ -2,6 +2,7 @@
 
 import contextlib
 import pickle
+import shutil
 import struct
 import urllib.error
 import urllib.request
@@ -171,6 +172,8 @@ MALFORMED = {  # what is wrong -> the arrays that make it so
     "test images are smaller": {"x_test": GOOD["x_test"][:, :, :2]},
     "test images are flat": {"x_test": GOOD["x_test"].reshape(4, 6)},
     "a negative label": {"y_train": GOOD["y_train"] - 1},
+    "a label that int64 would wrap": {"y_train": np.array([0, 1, 2, 0, 2**64 - 1], np.uint64)},
+    "a label that is no class": {"y_test": np.array([0, 1, 2, 10**9])},
     "a label too few": {"y_train": GOOD["y_train"][:-1]},
     "float labels": {"y_test": GOOD["y_test"].astype(float)},
     "one-hot labels": {"y_train": np.eye(3)[GOOD["y_train"]]},
@@ -325,6 +328,14 @@ class TestTorchvision:
             np.testing.assert_array_equal(x, images[part])  # (N, C, H, W)
             np.testing.assert_array_equal(y, labels[part])
         assert torch.argwhere(loaded.x_train == 255).tolist() == [list(PLANTED[name])]
+
+    @pytest.mark.parametrize(("name", "label"), [("mnist", 200), ("mnist", 10), ("svhn", 11)])
+    def test_a_label_that_is_no_class_is_one_line(self, tmp_path, name, label):
+        images, labels = write_torchvision(name, tmp_path / "data")
+        labels["test"][0] = label
+        shutil.rmtree(tmp_path / "data")
+        WRITERS[name](tmp_path / "data", images, labels)
+        assert "labels that are none of its 10 classes" in refusal(name, tmp_path / "data")
 
     def test_svhn_calls_the_digit_zero_zero(self, tmp_path):
         write_torchvision("svhn", tmp_path / "data")

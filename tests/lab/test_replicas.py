@@ -8,8 +8,17 @@ import torch
 from torch.nn import functional
 
 from lab import data
+from lab.errors import Diverged
 from lab.models import MLP
-from lab.replicas import STREAMS, Replica, deal, generator, generators, make_optimizer
+from lab.replicas import (
+    STREAMS,
+    Replica,
+    deal,
+    describe,
+    generator,
+    generators,
+    make_optimizer,
+)
 
 RATES = [
     Replica(3),
@@ -181,3 +190,35 @@ def fragile(replicas):
     if replicas[0].seed < 0:
         raise ArithmeticError(f"seed {replicas[0].seed}")
     return {"seed": np.array([replica.seed for replica in replicas])}
+
+
+def diverging(replicas):
+    if any(replica.seed < 0 for replica in replicas):
+        raise Diverged("it diverged", 2, {"loss": np.zeros(2)} if len(replicas) == 1 else {})
+    return {"seed": np.array([replica.seed for replica in replicas])}
+
+
+class TestDivergence:
+    @pytest.mark.parametrize("device", ["cpu", "cuda"])
+    def test_of_some_replicas_stops_no_other(self, device):
+        seeds = [0, -1, 2, 3, -4, 5, 6]
+        found = dealt(diverging, [Replica(seed) for seed in seeds], device=device, jobs=1)
+        for i, seed in enumerate(seeds):
+            if seed < 0:
+                assert (found[i].epoch, len(found[i].arrays["loss"])) == (2, 2)
+            else:
+                assert found[i] == {"seed": seed}
+
+    def test_halves_a_batch_until_those_that_diverge_are_alone(self):
+        sizes = []
+
+        def counted(replicas):
+            sizes.append(len(replicas))
+            return diverging(replicas)
+
+        dealt(counted, [Replica(seed) for seed in (0, 1, 2, -3)], device="cuda")
+        assert sizes == [4, 2, 2, 1, 1]
+
+
+def test_a_replica_in_words_says_all_that_is_its_own():
+    assert describe(Replica(3, {"lr": 0.1}, {"p": 0.5})) == "seed 3, lr 0.1, p 0.5"

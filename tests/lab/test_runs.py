@@ -1,85 +1,30 @@
 """Runs: what is missing is trained together, and a run that was cut off goes on where it was."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import count
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from lab import cli, results, runs
+from lab import cli, provenance, results, runs
 from lab.cli import Common
-from lab.errors import ResultError
-from lab.replicas import Replica
-from lab.runs import Partial, Run
-
-DATA = SimpleNamespace(name="mine", fingerprint="0" * 16)
-OTHER_DATA = SimpleNamespace(name="mine", fingerprint="f" * 16)
-AXES = {"weight": ("seed", "epoch"), "seed": ("seed",)}
-RATES, SEEDS = (0.1, 0.2), (0, 5)
-ALL = [[(rate, seed)] for rate in RATES for seed in SEEDS]  # what is trained, one after the other
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config(Common):
-    """With one job: everything happens in this process."""
-
-    jobs: int | None = 1
-    epochs: int = 3
-
-
-def plan(folder, rates=RATES, source=DATA, noise=0.5, **changes):
-    """A run for each rate, with a replica for each seed."""
-    config = Config(results=folder, **changes)
-    planned = []
-    for rate in rates:
-        settings = {"learning_rate": rate, **config.hyperparameters()}
-        replicas = tuple(Replica(seed, {"lr": rate}, {"noise": noise}) for seed in SEEDS)
-        run = Run(config, "experiment", f"mine-lr{rate}", settings, source, AXES, replicas)
-        planned.append(run)
-    return planned
-
-
-class Trainer:
-    """Stands in for training: notes what it is given, and stops after so many calls."""
-
-    def __init__(self, stop_after=None):
-        self.trained, self.stop_after = [], stop_after
-
-    def __call__(self, replicas):
-        if len(self.trained) == self.stop_after:
-            raise KeyboardInterrupt
-        self.trained.append([(replica.options["lr"], replica.seed) for replica in replicas])
-        rows = [r.options["lr"] * np.arange(3) + r.seed + r.settings["noise"] for r in replicas]
-        return {"weight": np.array(rows)}
-
-
-def train(planned):
-    """Train and save runs; returns what was trained."""
-    trainer = Trainer()
-    for run, arrays in runs.train(trainer, planned):
-        run.save(arrays | {"seed": SEEDS})
-    return trainer.trained
-
-
-def interrupt(planned, after):
-    """Train runs until so many replicas are done, and save those that are whole."""
-    with pytest.raises(KeyboardInterrupt):  # noqa: PT012
-        for run, arrays in runs.train(Trainer(after), planned):
-            run.save(arrays | {"seed": SEEDS})
-
-
-def files(folder):
-    return {path for path in folder.rglob("*") if path.is_file()}
-
-
-def assert_whole(planned, noise=0.5):
-    """All results are there, hold what their replicas gave, and nothing else is left."""
-    assert files(planned[0].config.results) == {run.path for run in planned}
-    for run in planned:
-        rate, seeds = run.settings["learning_rate"], np.array(SEEDS)[:, None]
-        weight = results.read(run.path)["weight"]
-        np.testing.assert_array_equal(weight, rate * np.arange(3) + seeds + noise)
+from lab.errors import ConfigError, ResultError
+from lab.runs import Run
+from stand_ins import (
+    ALL,
+    AXES,
+    DATA,
+    OTHER_DATA,
+    RATES,
+    SEEDS,
+    Config,
+    Trainer,
+    assert_whole,
+    files,
+    interrupt,
+    plan,
+    train,
+)
 
 
 class TestTrain:
@@ -111,8 +56,11 @@ class TestTrain:
         assert (run.name, trainer.trained) == ("mine-lr0.1", ALL[:2])
 
     def test_a_gpu_trains_what_is_missing_of_all_runs_as_one_batch(self, tmp_path, monkeypatch):
-        interrupt(plan(tmp_path), after=1)
+        monkeypatch.setattr(provenance, "device_name", lambda device: "a processor")
         monkeypatch.setattr(Common, "resolved_device", "cuda")  # deal hands out a single batch
+        first = plan(tmp_path)[0]
+        row = {"weight": 0.1 * np.arange(3) + 0.5, runs.SECONDS: np.array(0.0)}
+        first.partial.put(first.replicas[0], row)
         trainer, planned = Trainer(), plan(tmp_path)
         found = [arrays["weight"] for _, arrays in runs.train(trainer, planned)]
         assert trainer.trained == [[(0.1, 5), (0.2, 0), (0.2, 5)]]
@@ -163,17 +111,57 @@ class TestResume:
         assert train(plan(tmp_path, overwrite=True)) == ALL
         assert_whole(plan(tmp_path))
 
+    def test_an_overwrite_that_was_interrupted_goes_on_once_and_the_next_begins_anew(
+        self, tmp_path
+    ):
+        train(plan(tmp_path))
+        interrupt(plan(tmp_path, overwrite=True), after=1)
+        assert train(plan(tmp_path)) == []  # all is there, and what is kept stays
+        assert train(plan(tmp_path, overwrite=True)) == ALL[1:]
+        assert_whole(plan(tmp_path))
+        assert train(plan(tmp_path, overwrite=True)) == ALL
+
+    def test_a_kill_between_two_saves_loses_no_replica(self, tmp_path):
+        with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+            for run, arrays in runs.train(Trainer(), plan(tmp_path)):
+                run.save(arrays | {"seed": SEEDS})
+                raise KeyboardInterrupt
+        assert train(plan(tmp_path)) == ALL[2:]
+        assert_whole(plan(tmp_path))
+
+    def test_what_a_kill_after_saving_left_is_cleaned_and_nothing_of_other_runs(self, tmp_path):
+        first, second = plan(tmp_path)
+        interrupt([second], after=1)
+        others = files(tmp_path)
+        interrupt([first], after=1)
+        (kept,) = files(tmp_path) - others
+        copy = kept.read_bytes()
+        train([first])
+        kept.parent.mkdir(parents=True)
+        kept.write_bytes(copy)  # as if it had been killed before it was removed
+        first.partial.lock.touch()
+        assert train([first]) == []
+        assert files(tmp_path) == others | {first.path}
+
     def test_replicas_of_other_settings_are_not_mixed_in(self, tmp_path):
         interrupt(plan(tmp_path), after=1)
         assert train(plan(tmp_path, epochs=4)) == ALL
         assert train(plan(tmp_path, noise=0.75)) == ALL  # the same run, of other replicas
         assert results.read(plan(tmp_path)[0].path)["weight"][0, 0] == 0.75
 
-    def test_replicas_of_another_program_are_not_mixed_in(self, tmp_path, monkeypatch):
+    @pytest.mark.parametrize("what", ["sources", "versions"])
+    def test_replicas_of_another_program_are_not_mixed_in(self, what, tmp_path, monkeypatch):
         interrupt(plan(tmp_path), after=1)
-        monkeypatch.setattr(results, "commit", lambda: "0123456789ab")
+        other = {"sources": "0123456789abcdef", "versions": {"torch": "0.1"}}[what]
+        monkeypatch.setattr(provenance, what, lambda: other)
         assert train(plan(tmp_path)) == ALL
         assert_whole(plan(tmp_path))
+
+    def test_replicas_of_another_processor_are_not_mixed_in(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(provenance, "device_name", lambda device: device)
+        interrupt(plan(tmp_path), after=1)
+        monkeypatch.setattr(Common, "resolved_device", "cuda")
+        assert train(plan(tmp_path)) == [[replica for (replica,) in ALL]]
 
     def test_replicas_of_other_data_of_the_same_name_are_not_mixed_in(self, tmp_path):
         interrupt(plan(tmp_path), after=1)
@@ -193,7 +181,7 @@ class TestMissing:
     @pytest.fixture
     def there(self, tmp_path, monkeypatch):
         """A result of the commit 0123456789ab."""
-        monkeypatch.setattr(results, "commit", lambda: "0123456789ab")
+        monkeypatch.setattr(provenance, "commit", lambda: "0123456789ab")
         (run,) = plan(tmp_path, rates=(0.1,))
         train([run])
         return run
@@ -214,7 +202,7 @@ class TestMissing:
     def test_says_where_the_program_has_changed_since(
         self, there, commit, words, monkeypatch, capsys
     ):
-        monkeypatch.setattr(results, "commit", lambda: commit)
+        monkeypatch.setattr(provenance, "commit", lambda: commit)
         capsys.readouterr()
         assert not there.missing()
         line = f"already there: {there.path} by commit 0123456789ab; this is {words}, "
@@ -292,21 +280,7 @@ def test_unflatten_makes_the_replica_axis_a_grid_in_row_major_order():
     assert found["value"][1, 0].tolist() == arrays["value"][3].tolist()
 
 
-class TestPartial:
-    PIECE = asdict(Replica(0, {"lr": 0.1}))
-
-    def test_gives_back_what_was_put_of_each_replica(self, tmp_path):
-        arrays = {"a": np.random.default_rng(0).random(3), "b": np.array(2)}
-        Partial(tmp_path).put(self.PIECE, arrays)
-        found = Partial(tmp_path).get(self.PIECE)
-        assert found.keys() == arrays.keys()
-        assert all(np.array_equal(found[name], arrays[name]) for name in arrays)
-        others = [Replica(1, {"lr": 0.1}), Replica(0, {"lr": 0.2}), Replica(0, {}, {"lr": 0.1})]
-        assert all(Partial(tmp_path).get(asdict(other)) is None for other in others)
-
-    def test_fresh_drops_what_was_left_but_not_what_is_put_then(self, tmp_path):
-        Partial(tmp_path / "a").put(self.PIECE, {"a": np.zeros(1)})
-        partial = Partial(tmp_path / "a", fresh=True)
-        assert partial.get(self.PIECE) is None
-        partial.put(self.PIECE, {"a": np.ones(1)})
-        assert partial.get(self.PIECE)["a"] == 1
+@pytest.mark.parametrize("name", ["..", "a/b", "../a"])
+def test_a_name_never_leaves_its_folder(name):
+    with pytest.raises(ConfigError, match="cannot be the name of a file"):
+        _ = Run(Config(), "experiment", name, {}, DATA, {}, ()).path

@@ -223,6 +223,16 @@ def fail_in_epoch_1(fail):
                 fail(model, epochs)
 
 
+def record_at_the_end(values, replicas=1, unchecked=()):
+    """Epochs of which one measure has these values and another is never defined."""
+    model = build("MLP", [Replica(0)] * replicas)
+    with training.Epochs(len(values) - 1, model, "", unchecked) as epochs:
+        for epoch in epochs:
+            row = {"measure": values[epoch], "undefined": torch.nan}
+            epochs.record({name: torch.full((replicas,), value) for name, value in row.items()})
+    return epochs.arrays
+
+
 class TestEpochs:
     @pytest.mark.parametrize("epochs", [1, 3])
     def test_axis_starts_before_training_and_has_an_entry_after_each_epoch(self, epochs):
@@ -268,9 +278,28 @@ class TestEpochs:
         with pytest.raises(Diverged, match=message):
             fail_in_epoch_1(FAILURES[wrong])
 
+    @pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
+    def test_a_measure_that_is_no_longer_finite_is_divergence_too(self, value):
+        with pytest.raises(Diverged, match="in epoch 2;") as caught:
+            record_at_the_end([1.0, 2.0, value])
+        assert caught.value.epoch == 2
+        assert caught.value.arrays["measure"].tolist() == [1.0, 2.0]
+        assert np.isnan(caught.value.arrays["undefined"]).all()  # from the start: no divergence
+
+    def test_a_measure_may_be_left_unchecked(self):
+        found = record_at_the_end([1.0, 2.0, torch.inf], unchecked=("measure",))
+        assert found["measure"].tolist() == [[1.0, 2.0, torch.inf]]
+
+    def test_arrays_before_divergence_are_of_a_replica_alone(self):
+        with pytest.raises(Diverged) as caught:
+            record_at_the_end([1.0, 2.0, torch.inf], replicas=2)
+        assert caught.value.arrays == {}
+
     def test_other_errors_stay_what_they_are(self):
         with pytest.raises(ZeroDivisionError):
             fail_in_epoch_1(lambda model, epochs: 1 / 0)
+        with pytest.raises(ValueError, match="invalid literal"):
+            fail_in_epoch_1(lambda model, epochs: int("x"))
 
 
 @pytest.mark.parametrize(

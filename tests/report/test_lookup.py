@@ -8,7 +8,7 @@ import pytest
 from experiment import target_linearity
 from lab import results
 from lab.errors import ResultError
-from report.lookup import explain_missing, lookup, mean_spread
+from report.lookup import divergences, explain_missing, lookup, mean_spread
 
 DATA = SimpleNamespace(name="planted", fingerprint="0" * 16)
 
@@ -23,6 +23,17 @@ def plant(root, **changes):
     path = root / "paper" / "target_linearity" / f"{name}-{results.digest(settings)}.npz"
     results.write(path, results.Result({"seed": np.arange(3)}, meta))
     return path
+
+
+def test_a_result_with_a_replica_that_diverged_is_named(tmp_path):
+    plant(tmp_path)
+    path = plant(tmp_path, epochs=5)
+    assert divergences(tmp_path, "paper", ["target_linearity", "whiten"]) == []
+    result = results.read(path)
+    result.meta["diverged"] = [{"seed": 1, "epoch": 4}]
+    results.write(path, result)
+    (line,) = divergences(tmp_path, "paper", ["target_linearity", "whiten"])
+    assert line == f"{path.stem}; seed 1 diverged in epoch 4"
 
 
 def find(root, *args, **changes):

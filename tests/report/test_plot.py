@@ -19,8 +19,8 @@ def closed():
     plot.plt.close("all")
 
 
-def run(label="cifar10_jpeg", **config):
-    return SimpleNamespace(label=label, config=config)
+def run(label="cifar10_jpeg", warning="", **config):
+    return SimpleNamespace(label=label, name="a run", warning=warning, config=config)
 
 
 def preset(**settings):
@@ -34,6 +34,25 @@ def test_differences_name_each_set_of_changed_settings_once():
     start = "Changed from the defaults (the paper's, where it has them): "
     assert lines == [start + "epochs 5 (20)", start + "width 4 (8)"]
     assert plot.differences(runs, preset(epochs=20, width=8), ignore=("epochs", "width")) == []
+
+
+def test_differences_name_each_replica_that_diverged():
+    runs = [run(warning="; seed 3 diverged in epoch 5"), run()]
+    assert plot.differences(runs, preset()) == ["a run; seed 3 diverged in epoch 5"]
+
+
+def test_a_band_is_of_the_seeds_that_have_not_diverged():
+    values = np.array(
+        [[1.0, 2.0, 4.0, np.nan], [3.0, np.nan, np.nan, np.nan], [2.0, 4.0, 6.0, np.nan]]
+    )
+    mean, deviation = plot.over_seeds(values)
+    np.testing.assert_allclose(mean, [2, 3, 5, np.nan])
+    np.testing.assert_allclose(deviation, [1, 2**0.5, 2**0.5, 0])
+    _, ax = plot.plt.subplots()
+    plot.band(ax, np.arange(4), values, "label", "C0")  # without a warning
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), mean)
+    whole = values[:, :1]
+    assert plot.over_seeds(whole)[0].tobytes() == whole.mean(0).tobytes()
 
 
 def test_notes_name_what_was_not_run_and_the_command_that_adds_it():

@@ -4,9 +4,8 @@ Batch orders and dropout are drawn from the seed alone, measuring leaves trainin
 run that was cut off goes on to the same bits. Checkpoints are folders ROOT/checkpoint-STEP.
 """
 
-import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +27,24 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from lab import cpu
 from lab.errors import ConfigError, Diverged
 from lab.replicas import generator, progress_bar
-from lab.results import Arrays, write_whole
+from lab.results import Arrays
 from lab.text.encoders import IGNORED
+from lab.text.resuming import saving
 from lab.text.tasks import Texts, entity_f1
 
-ORIGIN = "origin.json"  # what a checkpoint was made from; written last, so it marks a whole one
 # score -> its name in the Trainer's history, whose "loss" is another
 SCORES = {"loss": "nll", "accuracy": "accuracy", "f1": "f1"}
 SPLITS = ("train", "validation")
-FOR_RESUMING = ("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth")
 
 
 def is_first_process() -> bool:
     """Whether this process is the only one or torchrun's first, which writes the files."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def is_distributed() -> bool:
+    """Whether this process is one of torchrun's."""
+    return "WORLD_SIZE" in os.environ
 
 
 def jobs_and_threads(jobs: int | None, seeds: int) -> tuple[int, int]:
@@ -188,6 +191,11 @@ class FineTuner(Trainer):
         batch_size = self.args.train_batch_size * self.args.world_size
         return InOrder(self.train_dataset, batch_size, self.order_seed)
 
+    def _save_checkpoint(self, *arguments: Any, **keywords: Any) -> None:
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        with saving(folder):
+            super()._save_checkpoint(*arguments, **keywords)
+
     def evaluate(self, *arguments: Any, **keywords: Any) -> dict[str, float]:
         with torch.random.fork_rng(devices=[]):
             return super().evaluate(*arguments, **keywords)
@@ -211,38 +219,3 @@ class StepProgress(TrainerCallback):
     def on_train_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         if self.bar is not None:
             self.bar.close()
-
-
-class MarkWhole(TrainerCallback):
-    """Writes into each checkpoint what it was made from, and slims the earlier ones."""
-
-    def __init__(self, origin: Mapping[str, Any]) -> None:
-        self.origin = origin
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: Any, **_: Any) -> None:
-        if state.is_world_process_zero:
-            root = Path(args.output_dir)
-            newest = root / f"checkpoint-{state.global_step}"
-            content = json.dumps(self.origin).encode()
-            write_whole(newest / ORIGIN, lambda file: file.write(content))
-            drop_resuming(path for path in root.glob("checkpoint-*") if path != newest)
-
-
-def drop_resuming(checkpoints: Iterable[Path]) -> None:
-    """Remove what only serves to resume: more than half of a checkpoint."""
-    for path in checkpoints:
-        for pattern in FOR_RESUMING:
-            for file in path.glob(pattern):
-                file.unlink()
-
-
-def read_origin(checkpoint: Path) -> Any:
-    """What a whole checkpoint says it was made from; raises ValueError where that is no JSON."""
-    return json.loads((checkpoint / ORIGIN).read_text(encoding="utf-8"))
-
-
-def latest(root: Path, origin: Mapping[str, Any]) -> Path | None:
-    """The last whole checkpoint in `root` that was made from `origin`."""
-    whole = [file.parent for file in root.glob(f"checkpoint-*/{ORIGIN}")]
-    same = [path for path in whole if read_origin(path) == origin]
-    return max(same, key=lambda path: int(path.name.partition("-")[2]), default=None)

@@ -20,6 +20,7 @@ import datasets
 import torch
 from datasets import Dataset, DatasetDict
 
+from lab import provenance
 from lab.errors import ConfigError, DataError
 from lab.replicas import generator
 from lab.text import toy_language
@@ -120,8 +121,15 @@ def load(name: str, folder: Path | None = None, examples: int = 2000) -> Texts:
         examples: training examples of a task in the toy language; half as many for validation.
 
     Raises:
-        DataError: an unknown task, or data that cannot be had or are not what the task needs.
+        DataError: an unknown task; data that cannot be had or are not what the task needs; in a
+            worker, data that are not those that the program began with.
     """
+    texts = _load(name, folder, examples)
+    provenance.check_fingerprint(texts.name, texts.fingerprint)
+    return texts
+
+
+def _load(name: str, folder: Path | None, examples: int) -> Texts:
     check_names([name], [] if folder is None else [folder])
     if folder is None and TASKS[name].hub is None:
         kind = name.removeprefix("toy_")

@@ -1,10 +1,9 @@
 """A toy BERT, pre-trained in seconds on the toy language, for runs without a network."""
 
 import dataclasses
-import os
-import shutil
 import tempfile
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,20 @@ from transformers import (
     set_seed,
 )
 
-from lab import cli, cpu, results
+from lab import cli, cpu, files, memory, provenance, results
 from lab.errors import ConfigError
-from lab.text import toy_language
-from lab.text.fine_tuning import StepProgress, training_arguments
+from lab.text import marked, toy_language
+from lab.text.fine_tuning import (
+    StepProgress,
+    is_distributed,
+    is_first_process,
+    training_arguments,
+)
+from lab.text.resuming import saving
 
 NAME = "toy_bert"  # on the command line and in results
 HEAD = 16  # units of an attention head
+MOST_TEXTS = 200_000  # that the toy language is asked for
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,10 @@ class ToyBert:
         cli.check(self)
         if self.width % HEAD:
             raise ConfigError(f"width of {NAME} must be a multiple of {HEAD}, not {self.width}")
+        memory.check_training(12 * self.depth * self.width**2)
+        for name in ("examples", "corpus"):
+            if getattr(self, name) > MOST_TEXTS:
+                raise ConfigError(f"{name} of {NAME} must be at most {MOST_TEXTS:,}")
 
     def folder(self, root: Path, options: Mapping[str, Any]) -> Path:
         """Where it lies once it is pre-trained.
@@ -58,24 +68,41 @@ class ToyBert:
         return root / f"{NAME}-{results.digest({**shape, **options, **language})}"
 
 
-def pretrain(toy: ToyBert, folder: Path, device: str, options: Mapping[str, Any]) -> None:
-    """Pre-train by masked-language modelling; it is written whole or not at all.
+def ensure(
+    toy: ToyBert, folder: Path, device: str, options: Mapping[str, Any], again: bool = False
+) -> None:
+    """Pre-train unless the folder has what this code makes.
 
     Args:
         toy: its shape and its training.
         folder: for the model and its tokenizer.
         device: "cpu" or "cuda".
         options: further arguments of transformers' TrainingArguments.
+        again: whatever is there.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{NAME}-") as temporary,
-        cpu.threads(1),  # it is too small for more
-        cpu.flush_denormals(),
-    ):
-        unfinished = Path(temporary) / "model"
+    # processes of torchrun train together, and none can wait
+    lock = folder.with_name(f"{folder.name}.lock")
+    alone = files.locked(lock, str(folder), wait=True)
+    with nullcontext() if is_distributed() else alone:
+        if again or read_mark(folder).get("sources") != provenance.sources():
+            files.remove_left(folder)
+            pretrain(toy, folder, device, options)
+
+
+def read_mark(folder: Path) -> dict[str, Any]:
+    """What it was made from, and digests of its files; empty where it is missing or damaged."""
+    try:
+        return marked.read(folder)
+    except marked.Unusable:
+        return {}
+
+
+def pretrain(toy: ToyBert, folder: Path, device: str, options: Mapping[str, Any]) -> None:
+    """Pre-train by masked-language modelling; it is written whole or not at all; see `ensure`."""
+    place = files.folder_whole(folder) if is_first_process() else tempfile.TemporaryDirectory()
+    with place as temporary, cpu.threads(1), cpu.flush_denormals():  # too small for more threads
         arguments = training_arguments(
-            unfinished,
+            Path(temporary),
             device,
             seed=0,
             batch_size=toy.batch_size,
@@ -97,11 +124,11 @@ def pretrain(toy: ToyBert, folder: Path, device: str, options: Mapping[str, Any]
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-        trainer.save_model()  # in the first process
-        if trainer.is_world_process_zero():
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(unfinished, folder)
-        trainer.accelerator.wait_for_everyone()
+        with saving(Path(temporary)):
+            trainer.save_model()  # in the first process
+        if is_first_process():
+            marked.mark(Path(temporary), {"sources": provenance.sources()})
+    trainer.accelerator.wait_for_everyone()
 
 
 def _bert_config(toy: ToyBert, words: int) -> BertConfig:

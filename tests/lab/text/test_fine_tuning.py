@@ -1,7 +1,5 @@
-"""Batch orders, losses and arguments of the Trainer; what a whole checkpoint is."""
+"""Batch orders, losses and arguments of the Trainer."""
 
-import json
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -91,45 +89,3 @@ def test_threads_share_the_cores(monkeypatch):
         assert fine_tuning.jobs_and_threads(*given) == expected
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")  # as torchrun sets it
     assert fine_tuning.jobs_and_threads(None, 3) == (1, 2)
-
-
-ORIGIN = {"settings": {"epochs": 3}, "seed": 0, "data": "0123"}
-
-
-class TestCheckpoints:
-    def save(self, root: Path, step: int) -> Path:
-        """A checkpoint as the Trainer leaves it, before the callback."""
-        folder = root / f"checkpoint-{step}"
-        folder.mkdir()
-        for name in ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state_0.pth"):
-            (folder / name).touch()
-        return folder
-
-    def mark(self, root: Path, step: int, first: bool = True) -> None:
-        state = SimpleNamespace(global_step=step, is_world_process_zero=first)
-        callback = fine_tuning.MarkWhole(ORIGIN)
-        callback.on_save(SimpleNamespace(output_dir=str(root)), state, None)
-
-    def test_the_latest_is_the_last_whole_one_of_the_same_origin(self, tmp_path):
-        assert fine_tuning.latest(tmp_path, ORIGIN) is None
-        for step in (8, 16, 104):
-            self.save(tmp_path, step)
-            self.mark(tmp_path, step)
-        self.save(tmp_path, 200)  # was cut off
-        latest = fine_tuning.latest(tmp_path, ORIGIN)
-        assert latest == tmp_path / "checkpoint-104"
-        assert fine_tuning.read_origin(latest) == ORIGIN
-        (latest / fine_tuning.ORIGIN).write_text(json.dumps(ORIGIN | {"data": "4567"}))
-        assert fine_tuning.latest(tmp_path, ORIGIN) == tmp_path / "checkpoint-16"
-        assert fine_tuning.latest(tmp_path, ORIGIN | {"seed": 1}) is None
-
-    def test_only_the_newest_keeps_what_serves_to_resume(self, tmp_path):
-        first, second = self.save(tmp_path, 8), self.save(tmp_path, 16)
-        self.mark(tmp_path, 16)
-        assert [path.name for path in first.iterdir()] == ["model.safetensors"]
-        assert {path.name for path in second.iterdir()} > {"optimizer.pt", "rng_state_0.pth"}
-
-    def test_only_the_first_process_marks(self, tmp_path):
-        folder = self.save(tmp_path, 8)
-        self.mark(tmp_path, 8, first=False)
-        assert not (folder / fine_tuning.ORIGIN).exists()

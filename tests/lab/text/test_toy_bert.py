@@ -1,13 +1,16 @@
 """The toy BERT: what names its folder, and pre-training to the same bits."""
 
 import dataclasses
+import shutil
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 
+from lab import files, provenance
 from lab.errors import ConfigError
-from lab.text import encoders, toy_bert
+from lab.text import encoders, marked, toy_bert
 from lab.text.toy_bert import ToyBert
 
 TINY = ToyBert(width=16, depth=1, corpus=64, epochs=1)
@@ -47,3 +50,62 @@ def test_pre_training_gives_the_same_bits_again_and_leaves_nothing_else(tmp_path
     assert weights[0] == weights[1]
     model = encoders.build(str(tmp_path / "models" / "toy"), ("x", "y"), False, 0)
     assert (model.config.hidden_size, model.config.num_hidden_layers) == (16, 1)
+
+
+class TestEnsure:
+    @pytest.fixture
+    def trained(self, monkeypatch):
+        """Stands in for pre-training: counts it."""
+        calls = []
+
+        def pretrain(toy, folder, device, options):
+            calls.append(folder)
+            with files.folder_whole(folder) as temporary:
+                (temporary / "model.safetensors").write_bytes(b"weights")
+                marked.mark(temporary, {"sources": provenance.sources()})
+
+        monkeypatch.setattr(toy_bert, "pretrain", pretrain)
+        return calls
+
+    def ensure(self, folder, **options):
+        toy_bert.ensure(TINY, folder, "cpu", OPTIONS, **options)
+
+    def test_pre_trains_once(self, trained, tmp_path):
+        for _ in range(2):
+            self.ensure(tmp_path / "toy")
+        assert trained == [tmp_path / "toy"]
+        self.ensure(tmp_path / "toy", again=True)
+        assert len(trained) == 2
+        assert [path.name for path in tmp_path.iterdir()] == ["toy"]
+
+    def test_pre_trains_again_where_it_is_damaged_or_of_other_code(
+        self, trained, tmp_path, monkeypatch
+    ):
+        self.ensure(tmp_path / "toy")
+        (tmp_path / "toy" / "model.safetensors").write_bytes(b"Weights")
+        self.ensure(tmp_path / "toy")
+        monkeypatch.setattr(provenance, "sources", lambda: "edited")
+        self.ensure(tmp_path / "toy")
+        assert len(trained) == 3
+
+    def test_removes_what_a_process_left_that_was_killed_and_nothing_of_others(
+        self, trained, tmp_path
+    ):
+        with files.folder_whole(tmp_path / "toy") as mine:
+            (mine / "half").touch()
+            shutil.copytree(mine, kept := mine.with_name(mine.name.replace("-", "-0", 1)))
+        with files.folder_whole(tmp_path / "other") as theirs:
+            (theirs / "half").touch()
+            shutil.rmtree(tmp_path / "toy")
+            self.ensure(tmp_path / "toy")
+            assert theirs.is_dir()
+        assert not kept.exists()
+
+    def test_waits_for_a_process_that_is_at_it(self, trained, tmp_path):
+        with files.locked(tmp_path / "toy.lock", "it"):
+            waiting = threading.Thread(target=self.ensure, args=(tmp_path / "toy",))
+            waiting.start()
+            waiting.join(0.2)
+            toy_bert.pretrain(TINY, tmp_path / "toy", "cpu", OPTIONS)
+        waiting.join()
+        assert len(trained) == 1

@@ -1,0 +1,200 @@
+"""How a program begins and ends: signals, streams, processes, its last line and its status.
+
+    sys.path.insert(0, …)
+    from lab import program
+
+    program.begin(__name__)  # before anything that takes long to import
+    …
+    if __name__ == "__main__":
+        program.run(main)
+
+Nothing that a program writes is ever half there, so it can end at any moment: on a signal it kills
+its children, says one line and is gone, even while a library computes.
+"""
+
+import errno
+import functools
+import io
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+from lab import files
+from lab.errors import UserError
+
+SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
+RESUMES = "stopped; the same command goes on from the replicas that are done"
+WRONG = 2  # exit status where the user has to do something
+ALLOCATION = ("can't allocate memory", "out of memory", "not enough memory")  # in torch's messages
+
+_last_words = RESUMES
+_deferred: list[UserError] = []
+
+
+def begin(name: str, last_words: str = RESUMES) -> None:
+    """Call first in a program, with its __name__: from here on any signal is one line.
+
+    A signal ends it with status 128 + n. Where it is only imported nothing happens.
+
+    last_words: what it says then.
+    """
+    global _last_words
+    if name == "__mp_main__":
+        end_with_parent()
+    if name != "__main__":
+        return
+    _last_words = last_words
+    _repair_streams()
+    import psutil  # noqa: F401, so that it is there when it is needed
+
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    # the bytecode that handles a signal waits for a library's call to return; this thread does not
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    threading.Thread(target=_watch, args=(reader,), daemon=True).start()
+    for number in SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup leaves it
+            signal.signal(number, _handle)
+
+
+def _handle(number: int, _: object) -> None:
+    time.sleep(3)  # the thread is at it; it may have been cut off from signals by a library
+    _end(number)
+
+
+def _watch(reader: int) -> None:
+    while number := os.read(reader, 1):
+        if number[0] in SIGNALS:
+            _end(number[0])
+
+
+def _end(number: int) -> None:
+    kill_children()
+    files.remove_unfinished()
+    with suppress(OSError):
+        os.write(2, f"{_last_words}\n".encode())  # whatever holds the stream's lock
+    os._exit(128 + number)
+
+
+def kill_children() -> None:
+    """Kill every process that this one started, and theirs."""
+    import psutil
+
+    for _ in range(3):  # one may have been starting another
+        if not (children := psutil.Process().children(recursive=True)):
+            return
+        for child in children:
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
+        psutil.wait_procs(children, timeout=0.5)
+
+
+def _say(line: str) -> None:
+    """To standard error, if anybody listens."""
+    with suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
+
+
+def run(main: Callable[[], None]) -> None:
+    """Call a program's main; what the user can mend is one line and exit status 2."""
+    try:
+        main()
+        if _deferred:
+            more = f" (and {len(_deferred) - 1} more)" if len(_deferred) > 1 else ""
+            raise UserError(f"{_deferred[0]}{more}")
+    except KeyboardInterrupt:  # where signals are not for this program to handle
+        _say(_last_words)
+        sys.exit(128 + signal.SIGINT)
+    except (UserError, OSError, MemoryError, RuntimeError) as error:
+        line = explain(error)
+        if line is None:
+            raise
+        _say(" ".join(f"error: {line}".splitlines()))  # a name may hold a line break
+        sys.exit(WRONG)
+    finally:
+        _deferred.clear()
+
+
+def defer(error: UserError) -> None:
+    """End with this error, but first go on."""
+    _deferred.append(error)
+
+
+def explain(error: Exception) -> str | None:
+    """One line for an error of the user's, of the file system or of memory; None for a defect."""
+    if isinstance(error, UserError):
+        return str(error)
+    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if isinstance(error, MemoryError) or any(part in str(error) for part in ALLOCATION):
+        return f"not enough memory ({first}): lower --jobs, or what the run is asked for"
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}" if error.filename else first
+    return None
+
+
+@functools.cache
+def end_with_parent() -> None:
+    """Let this process, a child, never outlive the one that started it."""
+    threading.Thread(target=_outlive, args=(os.getppid(),), daemon=True).start()
+
+
+def _outlive(parent: int) -> None:
+    # multiprocessing names the parent only after the main module has been imported
+    while multiprocessing.parent_process() is None and os.getppid() == parent:
+        time.sleep(0.1)
+    if (process := multiprocessing.parent_process()) is not None:
+        process.join()
+    os._exit(1)
+
+
+@contextmanager
+def signals_blocked() -> Iterator[None]:
+    """Processes started inside never see a terminal's signals: it is for their parent to end them.
+
+    This process sees them as always: one of its other threads, or it afterwards.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _Tolerant(io.FileIO):
+    """An open file whose reader may go away: what can no longer be written is dropped."""
+
+    def write(self, data: bytes) -> int | None:
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno in (errno.EINTR, errno.EAGAIN):
+                raise
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, self.fileno())
+            os.close(null)
+            return len(data)
+
+
+def _repair_streams() -> None:
+    """Standard output and error that never fail: a character that has no code becomes another."""
+    while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:  # closed ones would become other files
+        pass
+    os.close(handle)
+    for name, number, errors in (("stdout", 1, "replace"), ("stderr", 2, "backslashreplace")):
+        stream = getattr(sys, name)
+        encoding = "utf-8" if stream is None else stream.encoding
+        buffered = io.BufferedWriter(_Tolerant(number, "w", closefd=False))
+        repaired = io.TextIOWrapper(
+            buffered, encoding, errors, line_buffering=number == 2 or os.isatty(number)
+        )
+        setattr(sys, name, repaired)

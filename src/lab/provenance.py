@@ -1,0 +1,113 @@
+"""What made a number: code, packages, processor, data; and that every process has the same."""
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lab.errors import DataError
+
+SOURCES = ("core", "lab", "experiment")  # the folders of src whose code shapes numbers
+_expected: dict[str, str] = {}  # name of data -> the fingerprint that it must have
+
+
+@cache
+def commit() -> str:
+    """The commit of the code that runs, with "-dirty" where files differ from it."""
+    folder = str(Path(__file__).parent)
+    command = ["git", "-C", folder, "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+@cache
+def sources() -> str:
+    """Sixteen hexadecimal digits that name the code that runs, committed or not."""
+    return digest_code(Path(__file__).parents[1])
+
+
+def digest_code(root: Path) -> str:
+    """Of the names and the content of the files below SOURCES."""
+    content = hashlib.sha256()
+    for path in sorted(file for folder in SOURCES for file in (root / folder).rglob("*.py")):
+        content.update(json.dumps(path.relative_to(root).as_posix()).encode())
+        content.update(hashlib.sha256(path.read_bytes()).digest())
+    return content.hexdigest()[:16]
+
+
+sources()  # what is edited from here on is not what runs
+
+
+def versions() -> dict[str, str]:
+    """Of Python and the packages whose code shapes numbers."""
+    packages = ("numpy", "scipy", "scikit-learn", "torchvision")
+    own = {"python": platform.python_version(), "torch": torch.__version__}
+    return own | {package: version(package) for package in packages}
+
+
+def device_name(device: str) -> str:
+    """The processor in words; device: "cpu" or "cuda"."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    return f"cpu ({os.cpu_count()} cores)"
+
+
+def key(data: str, device: str) -> str:
+    """Names all that parts of one result must share.
+
+    Args:
+        data: fingerprint of the data.
+        device: "cpu" or "cuda".
+    """
+    processor = device if device == "cpu" else device_name(device)
+    shared = [data, processor, sources(), versions()]
+    return hashlib.sha256(json.dumps(shared).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Faithful:
+    """A function that works only with the code and the data of the process that made it.
+
+    Workers start later, from files that may have changed.
+    """
+
+    function: Callable[[Any], Any]
+    data: Mapping[str, str]  # name -> fingerprint
+    code: str = field(default_factory=lambda: sources())
+
+    def __call__(self, argument: Any) -> Any:
+        if sources() != self.code:
+            raise DataError(_changed("the source code"))
+        with _expecting(self.data):
+            return self.function(argument)
+
+
+@contextmanager
+def _expecting(data: Mapping[str, str]) -> Iterator[None]:
+    _expected.update(data)
+    try:
+        yield
+    finally:
+        _expected.clear()
+
+
+def check_fingerprint(name: str, fingerprint: str) -> None:
+    """Raise DataError where data are not those that the program was started with."""
+    if _expected.get(name, fingerprint) != fingerprint:
+        raise DataError(_changed(name))
+
+
+def _changed(what: str) -> str:
+    return f"{what} has changed since the program was started: start it again"

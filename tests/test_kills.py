@@ -1,0 +1,119 @@
+"""Programs that are killed: nothing is lost, nothing is left, and each says one line."""
+
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+import kill_harness
+from lab import program
+from tiny import SOURCE
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_dozen_kills_lose_and_change_nothing(tmp_path):
+    config = kill_harness.Config(kills=12, experiments=("target_linearity", "vae_train"))
+    told: list[str] = []
+    tally = kill_harness.harass(config, tmp_path, told.append)
+    assert str(tally).endswith("lost 0 / different 0 / hung 0 / orphaned 0 / tracebacks 0"), told
+    assert tally.counts["kills"] >= 12
+
+
+def test_what_goes_wrong_is_counted(tmp_path, monkeypatch):
+    """A program that loses what it saved, leaves a process and shows a traceback."""
+    subject = kill_harness.Subject(kill_harness.tiny.SCRIPTS[0], tmp_path, 1)
+    code = (
+        "import signal, subprocess, sys, time\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "null = subprocess.DEVNULL\n"
+        "subprocess.Popen(['sleep', '60'], stdout=null, stderr=null, start_new_session=True)\n"
+        "print('Traceback (most recent call last):', file=sys.stderr)\n"
+        "time.sleep(8)\n"
+    )
+    monkeypatch.setattr(subject, "words", lambda _: [sys.executable, "-c", code])
+    saved = iter([{"a.npz"}, set()])
+    monkeypatch.setattr(subject, "saved", lambda _: next(saved))
+    monkeypatch.setattr(subject, "differs", lambda _: "other arrays")
+    subject.seconds, tally = 4.0, kill_harness.Tally(lambda _: None)
+    rng = kill_harness.random.Random(0)
+    kill_harness.strike(subject, tmp_path, "interrupt", rng, tally)
+    assert all(tally.counts[kind] >= 1 for kind in kill_harness.COUNTED), str(tally)
+
+
+def reproduce(folder: Path, figure: str) -> subprocess.Popen:
+    words = [sys.executable, str(SOURCE / "reproduce.py"), "--scale", "quick", "--jobs", "2"]
+    return kill_harness.start([*words, "--figures", figure, "--results", str(folder)], folder)
+
+
+def wait_for_children(process: subprocess.Popen, name: str, least: int) -> list[psutil.Process]:
+    """Wait until so many children have a name in their command; returns all children."""
+    deadline = time.monotonic() + 300
+    while True:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        children = kill_harness.group(process)
+        if sum(name in " ".join(child.cmdline()) for child in children) >= least:
+            return children
+        time.sleep(0.05)
+
+
+def assert_gone(children: list[psutil.Process], seconds: float) -> None:
+    _, alive = psutil.wait_procs(children, timeout=seconds)
+    assert not [child for child in alive if kill_harness.is_alive(child)]
+
+
+@pytest.mark.parametrize("number", [*program.SIGNALS, signal.SIGKILL], ids=str)
+@pytest.mark.parametrize(
+    ("figure", "name", "least"), [("4", "spawn_main", 2), ("1", "ipykernel", 1)]
+)
+def test_reproduce_ends_at_once_with_all_that_it_started(figure, name, least, number, tmp_path):
+    with reproduce(tmp_path, figure) as process:
+        children = wait_for_children(process, name, least)
+        start = time.monotonic()
+        process.send_signal(number)
+        err = process.communicate(timeout=60)[1]
+        if number != signal.SIGKILL:
+            assert time.monotonic() - start < 2 * kill_harness.LIMIT
+            assert (process.returncode, err) == (128 + number, f"{program.RESUMES}\n")
+        assert_gone(children, kill_harness.LIMIT)
+
+
+def in_terminal(words: list[str], folder: Path, until: Callable[[str], bool]) -> str:
+    """What a program shows on a terminal whose user hits Ctrl-C once `until` is true."""
+    main, other = pty.openpty()
+    termios.tcsetwinsize(main, (24, 80))
+    with subprocess.Popen(
+        words, cwd=folder, stdin=other, stdout=other, stderr=other, start_new_session=True
+    ) as process:
+        os.close(other)
+        shown, hit = "", False
+        while True:
+            try:
+                shown += os.read(main, 1000).decode(errors="replace")
+            except OSError:
+                break
+            if until(shown) and not hit:
+                hit = True
+                os.killpg(process.pid, signal.SIGINT)
+        process.wait()
+        os.close(main)
+    assert process.returncode == 130, shown
+    return shown
+
+
+def test_a_terminal_shows_bars_and_then_one_line(tmp_path):
+    script = str(SOURCE / "experiment" / "target_linearity.py")
+    words = [sys.executable, script, "--scale", "quick", "--results", str(tmp_path), "--jobs", "2"]
+    shown = in_terminal(words, tmp_path, lambda text: len(re.findall(r"digits sgd", text)) > 6)
+    assert "Traceback" not in shown
+    assert shown.count(program.RESUMES) == 1
