@@ -134,13 +134,18 @@ class Subject:
         return next(itertools.chain(partial, mine.glob("**/*.tmp")), None)
 
 
+def hear_signals() -> None:
+    """Undo what a shell or nohup does to a program in the background."""
+    for number in ENDS.values():
+        signal.signal(number, signal.SIG_DFL)
+
+
 def start(words: Sequence[str], cwd: Path, **options: Any) -> subprocess.Popen:
     """A program as a shell starts it, in a group of processes of its own."""
     before = options.pop("before", lambda: None)
 
     def prepare() -> None:
-        for number in ENDS.values():
-            signal.signal(number, signal.SIG_DFL)
+        hear_signals()
         before()
 
     return subprocess.Popen(
@@ -160,6 +165,14 @@ def is_alive(process: psutil.Process) -> bool:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def command(process: psutil.Process) -> str:
+    """The command of a process; nothing where it has ended."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 def group(process: subprocess.Popen) -> list[psutil.Process]:
@@ -193,7 +206,7 @@ def strike(subject: Subject, folder: Path, way: str, rng: random.Random, tally: 
             running = process.poll() is None
             children = group(process)
             if way == "kill a worker":
-                workers = [child for child in children if "spawn_main" in str(child.cmdline())]
+                workers = [child for child in children if "spawn_main" in command(child)]
                 running = running and bool(workers)
                 for child in rng.sample(workers, min(1, len(workers))):
                     child.kill()

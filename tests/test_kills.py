@@ -10,6 +10,7 @@ import termios
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -62,7 +63,7 @@ def wait_for_children(process: subprocess.Popen, name: str, least: int) -> list[
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         children = kill_harness.group(process)
-        if sum(name in " ".join(child.cmdline()) for child in children) >= least:
+        if sum(name in kill_harness.command(child) for child in children) >= least:
             return children
         time.sleep(0.05)
 
@@ -92,8 +93,13 @@ def in_terminal(words: list[str], folder: Path, until: Callable[[str], bool]) ->
     """What a program shows on a terminal whose user hits Ctrl-C once `until` is true."""
     main, other = pty.openpty()
     termios.tcsetwinsize(main, (24, 80))
+    streams: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), other)
     with subprocess.Popen(
-        words, cwd=folder, stdin=other, stdout=other, stderr=other, start_new_session=True
+        words,
+        cwd=folder,
+        start_new_session=True,
+        preexec_fn=kill_harness.hear_signals,
+        **streams,
     ) as process:
         os.close(other)
         shown, hit = "", False

@@ -22,7 +22,7 @@ from experiment import (
     whiten,
     whiten_cnn,
 )
-from lab import data
+from lab import cli, data
 from lab.replicas import Replica
 from simulated_gpu import SimulatedGPU, move
 
@@ -102,6 +102,9 @@ def on_gpu(name, results, **changes):
     script, fields, arguments, replicas = (EXPERIMENTS | FULL_BATCH)[name]
     config = script.Config(device="cuda", results=results, **{**fields, **changes})
     with SimulatedGPU() as gpu:
+        for dataset in fields.get("datasets", ()):  # once, and its fingerprint with it
+            cli.load_images(config, dataset)
+        gpu.waits.clear()
         arrays = script.run(config, *arguments, replicas)
     return arrays, gpu.waits
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+import kill_harness
 from lab import workers
 from lab.errors import ConfigError, Diverged
 
@@ -40,14 +41,23 @@ def run(tasks, jobs=2):
     return dict(workers.work(act, tasks, jobs, names))
 
 
-def assert_nobody_works_on() -> None:
-    """All that are left wait for a task."""
+def spawned() -> set[int]:
     found = psutil.Process().children(recursive=True)
-    mine = {child.pid for child in found if "spawn_main" in " ".join(child.cmdline())}
-    assert mine == {worker.process.pid for worker in workers._idle}
+    return {child.pid for child in found if "spawn_main" in kill_harness.command(child)}
 
 
-def test_processes_are_as_many_as_asked_and_serve_again(capfd):
+@pytest.fixture
+def assert_nobody_works_on():
+    """Of the processes that are new, all that are left wait for a task."""
+    others = spawned() - {worker.process.pid for worker in workers._idle}
+
+    def check() -> None:
+        assert spawned() - others == {worker.process.pid for worker in workers._idle}
+
+    return check
+
+
+def test_processes_are_as_many_as_asked_and_serve_again(assert_nobody_works_on, capfd):
     first = run([("return", i) for i in range(6)])
     assert [first[i][0] for i in range(6)] == list(range(6))
     second = run([("return", i) for i in range(2)], jobs=10**6)
@@ -67,7 +77,9 @@ def test_a_task_whose_process_dies_is_tried_once_more_and_the_others_go_on(numbe
     assert capfd.readouterr().err == line
 
 
-def test_a_task_whose_process_dies_twice_ends_the_run_with_one_line(tmp_path, capfd):
+def test_a_task_whose_process_dies_twice_ends_the_run_with_one_line(
+    assert_nobody_works_on, tmp_path, capfd
+):
     tasks = [("return", 0), ("die", signal.SIGKILL, 9, tmp_path), ("sleep", 60)]
     making = workers.work(act, tasks, 3, ["task 0", "task 1", "task 2"])
     assert next(making)[0] == 0  # what is done is kept
@@ -90,7 +102,9 @@ def test_a_worker_that_died_while_it_had_nothing_to_do_is_replaced(capfd):
 @pytest.mark.parametrize(
     "error", [ConfigError("ask for something else"), Diverged("it did", 3), ValueError("a defect")]
 )
-def test_an_error_comes_back_with_all_that_it_holds_and_nobody_works_on(error):
+def test_an_error_comes_back_with_all_that_it_holds_and_nobody_works_on(
+    error, assert_nobody_works_on
+):
     with pytest.raises(type(error)) as caught:
         run([("raise", error), ("sleep", 60)])
     assert str(caught.value) == str(error)
@@ -113,7 +127,7 @@ def test_an_error_that_cannot_be_sent_is_told():
         list(workers.work(raise_unpicklable, [None], 1, [""]))
 
 
-def test_a_run_that_is_given_up_leaves_nobody_at_work():
+def test_a_run_that_is_given_up_leaves_nobody_at_work(assert_nobody_works_on):
     making = workers.work(act, [("return", 0), ("sleep", 60)], 2, ["", ""])
     assert next(making)[0] == 0
     making.close()
@@ -135,7 +149,8 @@ if __name__ == "__main__":
 
 
 def test_a_worker_hears_no_terminal_and_does_not_outlive_the_process_that_asked(tmp_path):
-    folders = [str(Path(workers.__file__).parents[1]), str(Path(__file__).parent)]
+    source = Path(workers.__file__).parents[1]
+    folders = [str(source), *(str(Path(file).parent) for file in (kill_harness.__file__, __file__))]
     (tmp_path / "program.py").write_text(OUTLIVED.format(folders=folders))
     words = [sys.executable, str(tmp_path / "program.py")]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
