@@ -10,7 +10,6 @@ Leading axes are a batch. The kernels of a convolution are rows of W: (m, c, k, 
 c·k·k). layout.py has other layouts, and groups.
 """
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -19,9 +18,11 @@ from torch import Tensor
 
 from .batch import ratio, scalar
 from .layout import Layout
+from .polar import full_precision, is_nan, newton_schulz, polar_by_products, polar_factor
 
 Method = Literal["exact", "newton_schulz", "step_matched", "complement"]
-Update = Callable[[Tensor, Tensor], Tensor]  # W₁, W₂ -> W₂'
+Polar = Callable[[Tensor], Tensor]
+Update = Callable[..., Tensor]  # W₁, W₂, and a Polar or its default -> W₂'
 SHORT = 128  # relative to the dtype's precision, 2⁻¹⁶ in float32; see `resolved_update`
 
 
@@ -61,52 +62,7 @@ def effective_rank(weight: Tensor, blocks: bool = False) -> float | Tensor:
     return scalar(torch.special.entr(share).sum(-1).exp())
 
 
-def polar_factor(matrix: Tensor) -> Tensor:
-    """Orthogonal polar factor: the matrix with orthonormal rows or columns nearest to `matrix`.
-
-    With the singular value decomposition A = P Σ Qᵀ it is P Qᵀ, computed so, hence for every rank.
-    Where A has not full rank, the nearest matrix is not unique and this is one of them (Higham,
-    "Functions of Matrices", 2008, chapter 8).
-
-    Args:
-        matrix: (…, m, n), tall, wide or square; leading axes are a batch.
-
-    Returns:
-        (…, m, n) in the matrix' dtype; half precisions are computed in float32. In the direction of
-        a singular value σ the relative error is about the dtype's precision times σ_max / σ.
-    """
-    working = torch.promote_types(matrix.dtype, torch.float32)
-    left, _, right = torch.linalg.svd(matrix.to(working), full_matrices=False)
-    return (left @ right).to(matrix.dtype)
-
-
-def newton_schulz(matrix: Tensor, steps: int = 10) -> Tensor:
-    """The published approximation of the polar factor: quintic Newton–Schulz steps.
-
-    X₀ = A / ‖A‖_F, then X ← X (15 I − 10 XᵀX + 3 (XᵀX)²) / 8. A singular value x of X₀ grows by a
-    factor of at most 15/8 a step, so after ten steps the directions with σ / ‖A‖_F below about 10⁻³
-    are still short of one; they shrink the weight each time it is used. Use `polar_factor` unless
-    you reproduce the published figure.
-
-    Args:
-        matrix: (…, m, n); leading axes are a batch.
-        steps: number of steps; the published code takes ten.
-
-    Returns:
-        (…, m, n) in the matrix' dtype; zero where the matrix is zero.
-    """
-    norm = torch.linalg.matrix_norm(matrix, keepdim=True)
-    x = matrix / norm.clamp_min(torch.finfo(matrix.dtype).tiny)
-    identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
-    for _ in range(steps):
-        gram = x.mT @ x  # (…, n, n)
-        x = x @ (15 * identity - 10 * gram + 3 * gram @ gram) / 8
-    return x
-
-
-def gram_preserving_update(
-    before: Tensor, after: Tensor, polar: Callable[[Tensor], Tensor] = polar_factor
-) -> Tensor:
+def gram_preserving_update(before: Tensor, after: Tensor, polar: Polar = polar_factor) -> Tensor:
     """The matrix nearest to `before` (W₁) among those with the Gram matrix of `after` (W₂).
 
     W₂' = U W₂ with U = polar(W₁ W₂ᵀ), the orthogonal matrix that maximises tr(Uᵀ W₁ W₂ᵀ). A tall
@@ -120,7 +76,8 @@ def gram_preserving_update(
 
     Returns:
         W₂' (…, m, d) with W₂'ᵀ W₂' = W₂ᵀ W₂ to the dtype's precision where `polar` is exact; half
-        precisions are computed in float32, as they are inside autocast.
+        precisions are computed in float32, as they are inside autocast; float32 is computed as
+        such, also where TF32 is allowed.
     """
     if before.shape != after.shape or before.ndim < 2:
         shapes = f"{tuple(before.shape)} and {tuple(after.shape)}"
@@ -129,13 +86,18 @@ def gram_preserving_update(
     working = torch.promote_types(dtype, torch.float32)
     before, after = before.to(working), after.to(working)
     m, d = after.shape[-2:]
-    with torch.autocast(after.device.type, enabled=False):
+    with full_precision(after.device.type):
         if m > d:
             after = torch.linalg.qr(after, mode="r").R  # (…, d, d)
         return (polar(before @ after.mT) @ after).to(dtype)  # (…, m, min(m, d)) @ (…, min(m, d), d)
 
 
-def complement_update(before: Tensor, after: Tensor) -> Tensor:
+def published_update(before: Tensor, after: Tensor, polar: Polar = newton_schulz) -> Tensor:
+    """`gram_preserving_update` by ten Newton–Schulz steps, as published, whatever `polar` is."""
+    return gram_preserving_update(before, after, newton_schulz)
+
+
+def complement_update(before: Tensor, after: Tensor, polar: Polar = polar_factor) -> Tensor:
     """What `gram_preserving_update` drops, alone: the matrix nearest to `after` with W₁'s Gram.
 
     V W₁ with V orthogonal, V = polar(W₂ W₁ᵀ): Procrustes with the two weights exchanged. A control
@@ -144,11 +106,12 @@ def complement_update(before: Tensor, after: Tensor) -> Tensor:
     Args:
         before: W₁ (…, m, d); leading axes are a batch.
         after: W₂ (…, m, d).
+        polar: computes V.
     """
-    return gram_preserving_update(after, before)
+    return gram_preserving_update(after, before, polar)
 
 
-def step_matched_update(before: Tensor, after: Tensor) -> Tensor:
+def step_matched_update(before: Tensor, after: Tensor, polar: Polar = polar_factor) -> Tensor:
     """W₁ + s (W₂ − W₁), as far from W₁ as `gram_preserving_update` is.
 
     A control (ours): whitened steps are shorter than plain ones, which alone changes training.
@@ -156,11 +119,12 @@ def step_matched_update(before: Tensor, after: Tensor) -> Tensor:
     Args:
         before: W₁ (…, m, d); leading axes are a batch.
         after: W₂ (…, m, d).
+        polar: of `gram_preserving_update`.
 
     Returns:
         (…, m, d); W₁ where W₂ is W₁.
     """
-    whitened = gram_preserving_update(before, after)
+    whitened = gram_preserving_update(before, after, polar)
     norm = torch.linalg.matrix_norm
     length, full = (norm(w - before, keepdim=True) for w in (whitened, after))
     return before + torch.where(full > 0, length / full, 0.0) * (after - before)
@@ -168,7 +132,7 @@ def step_matched_update(before: Tensor, after: Tensor) -> Tensor:
 
 UPDATES: dict[Method, Update] = {
     "exact": gram_preserving_update,
-    "newton_schulz": functools.partial(gram_preserving_update, polar=newton_schulz),
+    "newton_schulz": published_update,
     "step_matched": step_matched_update,
     "complement": complement_update,
 }
@@ -178,7 +142,8 @@ def resolved_update(update: Update, before: Tensor, after: Tensor) -> Tensor:
     """An update whose rounding errors stay well below the step.
 
     In float32 a projection rounds W by some 10⁻⁶ ‖W‖ (width 256), a tenth of a step of 2⁻¹⁶ ‖W‖.
-    Shorter steps are projected in float64.
+    Shorter steps are projected in float64. On a GPU, so are those that `polar_by_products` does not
+    settle; whether there are any of either kind is waited for once.
 
     Args:
         update: one of UPDATES.
@@ -192,8 +157,12 @@ def resolved_update(update: Update, before: Tensor, after: Tensor) -> Tensor:
     first, second = before.to(working), after.to(working)
     norm = torch.linalg.matrix_norm
     short = norm(second - first) <= SHORT * torch.finfo(working).eps * norm(first)  # (…)
+    result = None
+    if first.is_cuda:
+        result = update(first, second, polar_by_products)
+        short = short | is_nan(result)
     if not short.any():
-        return update(first, second).to(after.dtype)
+        return (update(first, second) if result is None else result).to(after.dtype)
     moved = (before != after).any(-1).any(-1)
     result = before.clone()
     for part, dtype in ((moved & ~short, working), (moved & short, torch.float64)):

@@ -46,8 +46,8 @@ class Common:
     data: Path = ROOT / "data"  # folder of torchvision's data sets, downloaded into it on first use
     results: Path = ROOT / "results"  # folder of the results
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto takes the GPU where there is one
-    # processes on the CPU, each training one replica at a time with one thread; None: one a core.
-    # On a GPU all replicas are trained as one batch by one process
+    # processes: on the CPU each trains one replica at a time with one thread; on GPUs each has one
+    # and trains as many replicas at once as its memory takes; None: one a core, or one a GPU
     jobs: int | None = None
     overwrite: bool = False  # run again what is already there
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from lab import cpu, workers
+from lab import cpu, gpus, workers
 from lab.errors import Diverged
 
 STREAMS = ("weights", "order", "measurement", "labels", "noise")
@@ -88,54 +88,53 @@ def deal(
 ) -> Iterator[tuple[int, Outcome]]:
     """Train replicas the way that is fastest on the device; the numbers do not depend on the way.
 
-    A GPU trains all as one batch. On a CPU each of `jobs` processes trains one replica at a time
-    with one thread, which keeps a replica's weights in its core's cache.
+    A GPU trains as many as its memory takes as one batch, and each GPU its part: see `gpus.deal`.
+    On a CPU each of `jobs` processes trains one replica at a time with one thread, which keeps a
+    replica's weights in its core's cache.
 
     Args:
         function: a picklable function from R replicas to name -> (R, …).
         replicas: all replicas.
         device: "cpu" or "cuda".
-        jobs: processes on the CPU; None for one a core.
+        jobs: processes; None for one a core, or one a GPU.
 
     Yields:
         the position of each replica and its arrays, without the replica axis, as soon as it is
         done; or, where it has diverged, how.
     """
-    everyone = list(range(len(replicas)))
-    groups = [everyone] if device == "cuda" else [[i] for i in everyone]
-    jobs = jobs or cpu.available_cores()
     cpu.keep_freed_memory()
     attempt = functools.partial(_attempt, function)
-    tasks = [[replicas[i] for i in members] for members in groups]
-    if device == "cuda" or jobs <= 1:
-        outputs = _one_by_one(attempt, tasks, device)
+    names = [describe(replica) for replica in replicas]
+    if device == "cuda":
+        yield from gpus.deal(attempt, replicas, names, jobs)
+        return
+    tasks = [[replica] for replica in replicas]
+    jobs = jobs or cpu.available_cores()
+    if jobs <= 1:
+        outputs = enumerate(map(functools.partial(_in_one_thread, attempt), tasks))
     else:
-        outputs = workers.work(attempt, tasks, jobs, [describe(replica) for replica in replicas])
-    for group, outcomes in outputs:
-        yield from zip(groups[group], outcomes, strict=True)
+        outputs = workers.work(attempt, tasks, jobs, names)
+    for i, (outcome,) in outputs:
+        yield i, outcome
 
 
 def _attempt(function: Function, replicas: Sequence[Replica]) -> list[Outcome]:
     """What becomes of each replica; of a batch in which one diverges the halves are trained."""
     try:
         arrays = function(replicas)
+        return [{name: values[r] for name, values in arrays.items()} for r in range(len(replicas))]
     except Diverged as error:
         if len(replicas) == 1:
             return [error]
-        half = len(replicas) // 2
-        return _attempt(function, replicas[:half]) + _attempt(function, replicas[half:])
-    return [{name: values[r] for name, values in arrays.items()} for r in range(len(replicas))]
+    half = len(replicas) // 2  # the error is gone, and with it the memory that its frames held
+    return _attempt(function, replicas[:half]) + _attempt(function, replicas[half:])
 
 
-def _one_by_one(
-    attempt: Callable[[Sequence[Replica]], list[Outcome]],
-    tasks: Sequence[Sequence[Replica]],
-    device: str,
-) -> Iterator[tuple[int, list[Outcome]]]:
-    for i, task in enumerate(tasks):
-        with cpu.threads(torch.get_num_threads() if device == "cuda" else 1), cpu.flush_denormals():
-            outcomes = attempt(task)
-        yield i, outcomes
+def _in_one_thread(
+    attempt: Callable[[Sequence[Replica]], list[Outcome]], replicas: Sequence[Replica]
+) -> list[Outcome]:
+    with cpu.threads(1), cpu.flush_denormals():
+        return attempt(replicas)
 
 
 def describe(replica: Replica) -> str:

@@ -13,8 +13,6 @@ from core.gram import (
     cosine,
     effective_rank,
     gram_preserving_update,
-    newton_schulz,
-    polar_factor,
     step_matched_update,
     weight_gram,
 )
@@ -83,60 +81,6 @@ def test_effective_rank_of_equal_eigenvalues_is_the_rank(rank):
 
 def test_effective_rank_of_zero_is_nan():
     assert math.isnan(effective_rank(torch.zeros(3, 4)))
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_polar_factor_equals_scipy_in_every_precision(shape):
-    side = "right" if shape[0] >= shape[1] else "left"
-    tolerances = {torch.float64: 1e-13, torch.float32: 1e-5, torch.float16: 2e-3}
-    for dtype, tolerance in (tolerances | {torch.bfloat16: 2e-2}).items():
-        matrix = spectrum(np.linspace(1, 3, min(shape)), *shape).to(dtype)
-        result = polar_factor(matrix)
-        assert result.dtype == dtype
-        expected, _ = scipy.linalg.polar(matrix.double().numpy(), side=side)
-        assert difference(result, expected) < tolerance
-
-
-@pytest.mark.parametrize("rank", [0, 1, 3])
-@pytest.mark.parametrize("shape", SHAPES[:3])
-def test_polar_factor_of_any_rank_is_orthonormal_and_attains_the_nuclear_norm(shape, rank):
-    matrix = low_rank(*shape, rank) if rank else torch.zeros(*shape, dtype=torch.float64)
-    result = polar_factor(matrix).numpy()
-    product = result.T @ result if shape[0] >= shape[1] else result @ result.T
-    np.testing.assert_allclose(product, np.eye(min(shape)), atol=1e-13)
-    nuclear = np.linalg.svd(matrix.numpy(), compute_uv=False).sum()
-    assert np.trace(result.T @ matrix.numpy()) == pytest.approx(nuclear, rel=1e-13, abs=1e-13)
-
-
-@pytest.mark.parametrize("shape", SHAPES[:3])
-def test_newton_schulz_step_is_the_published_polynomial(shape):
-    matrix = draw(*shape)
-    x = matrix.numpy() / np.sqrt((matrix.numpy() ** 2).sum())
-    expected = (15 * x - 10 * x @ x.T @ x + 3 * x @ x.T @ x @ x.T @ x) / 8
-    assert difference(newton_schulz(matrix, steps=1), expected) < 1e-14
-    assert difference(newton_schulz(matrix, steps=0), x) < 1e-14
-
-
-@pytest.mark.parametrize("shape", SHAPES[:3])
-def test_newton_schulz_converges_on_a_well_conditioned_matrix(shape):
-    for dtype, precision in PRECISION.items():
-        matrix = spectrum(np.linspace(1, 3, min(shape)), *shape).to(dtype)
-        assert difference(newton_schulz(matrix), polar_factor(matrix)) < precision
-
-
-@pytest.mark.parametrize(("small", "converged"), [(1e-2, True), (1e-3, False), (1e-5, False)])
-def test_newton_schulz_leaves_small_singular_values_short_of_one(small, converged):
-    matrix = spectrum([1.0, 0.9, small], 6, 6)
-    values = np.linalg.svd(newton_schulz(matrix).numpy(), compute_uv=False)
-    np.testing.assert_allclose(values[:2], 1, atol=1e-6)
-    assert (abs(values[2] - 1) < 1e-2) == converged
-    assert values[2] <= small * (15 / 8) ** 10
-    # which the exact factor does not
-    assert polar_factor(spectrum([1.0, 0.9, small], 6, 3)).square().sum() == pytest.approx(3)
-
-
-def test_newton_schulz_of_zero_is_zero():
-    assert not newton_schulz(torch.zeros(2, 4, 3)).any()
 
 
 UPDATES = {

@@ -10,6 +10,7 @@ from cases import draw
 from core.gram import SHORT, UPDATES, GramWhitening, resolved_update
 from core.layout import Layout
 from oracles import difference
+from simulated_gpu import SimulatedGPU
 
 SHAPES = {"wide": (24, 40), "square": (32, 32), "tall": (40, 24)}
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -86,6 +87,30 @@ def test_the_precision_is_chosen_matrix_by_matrix():
     expected[1] = update(before[1:2], after[1:2])[0]
     expected[2] = before[2]
     assert torch.equal(result, expected)
+
+
+@pytest.mark.parametrize("method", UPDATES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_gpu_waits_once_and_longer_for_short_steps_and_dead_units_alone(shape, method):
+    before = draw(4, *SHAPES[shape], dtype=torch.float32)
+    before[3, 5:9] = 0  # units: the product of two such weights has not full rank
+    lengths = (0.1, 1e-6, 0, 0.1)
+    after = torch.stack([short_step(w, length) for w, length in zip(before, lengths, strict=True)])
+    after[3, 5:9] = 0
+    with SimulatedGPU() as gpu:
+        there = before.to("cuda"), after.to("cuda")
+        alone = resolved_update(UPDATES[method], *(w[0] for w in there))
+        assert gpu.waits == ["__bool__"]
+        dead = resolved_update(UPDATES[method], *(w[3] for w in there))
+        together = resolved_update(UPDATES[method], *there).cpu()
+        alone, dead = alone.cpu(), dead.cpu()
+    assert difference(alone, together[0]) < 1e-6
+    assert difference(dead, together[3]) < 1e-6
+    assert torch.equal(together[2], before[2])
+    expected = UPDATES[method](before.double(), after.double())
+    for i in (0, 1, 3):
+        step = (expected[i] - before[i]).norm()
+        assert (together[i] - expected[i]).norm() < min(1e-5 * before[i].norm(), 0.1 * step)
 
 
 @pytest.mark.parametrize("method", UPDATES)

@@ -1,13 +1,13 @@
 """Replicas: streams of random numbers, options of their own, and how they are dealt out."""
 
 import copy
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional
 
-from lab import data
+from lab import data, gpus, training
 from lab.errors import Diverged
 from lab.models import MLP
 from lab.replicas import (
@@ -112,7 +112,7 @@ def train(replicas):
     for step in range(20):
         part = slice(32 * step, 32 * (step + 1))
         logits = model(x[:, part])
-        functional.cross_entropy(logits.flatten(0, 1), y[:, part].flatten()).backward()
+        training.cross_entropy(logits, y[:, part]).backward()
         optimizer.step()
         optimizer.zero_grad()
     tiny = torch.full((len(replicas),), 1e-30) * torch.tensor(1e-10)
@@ -165,6 +165,23 @@ class TestDeal:
         assert groups == [GRID]
         for i, replica in enumerate(GRID):
             assert together[i]["seed"] == replica.seed
+
+    def test_a_full_gpu_is_given_parts_and_the_numbers_stay(self, monkeypatch):
+        memory = Mock(share=lambda: 0.9)
+        monkeypatch.setattr(gpus, "Memory", lambda: memory)
+        sizes = []
+
+        def limited(replicas):
+            sizes.append(len(replicas))
+            if len(replicas) > 2:
+                raise torch.OutOfMemoryError
+            return train(replicas)
+
+        together, parts = (dealt(how, GRID, device="cuda") for how in (train, limited))
+        assert sizes == [4, 2, 2]
+        assert memory.clear.call_count == 1
+        for i in range(len(GRID)):
+            np.testing.assert_allclose(parts[i]["weights"], together[i]["weights"], atol=1e-6)
 
     def test_replicas_come_as_they_are_done(self):
         begun = []
