@@ -24,6 +24,7 @@ from report.quoted import numbers_table
 from report.recipes import RECIPES, figures_table
 from report.rules import CLAIMS, number
 from report.rules.changed import changes_table
+from report.speed.tables import speed_section
 from report.verdicts import Claim, Finding, counts, decided_by, verdict
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -132,6 +133,7 @@ def documents(root: Path) -> dict[Path, str]:
         "numbers": numbers_table(root, "paper"),
         "figures": figures_table(root, "paper"),
         "differences": differences_table(root, "paper"),
+        "speed": speed_section(root),
     }
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for marker, content in tables.items():

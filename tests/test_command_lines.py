@@ -200,7 +200,9 @@ def test_reproduce_refuses_before_any_work(words):
 
 
 @pytest.mark.parametrize("value", ["-1", "0", "10000001", str(10**23), "x"])
-@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(benchmark.Config)])
+@pytest.mark.parametrize(
+    "field", [f.name for f in dataclasses.fields(benchmark.Config) if f.type is not Path]
+)
 def test_the_benchmark_refuses_sizes_as_the_scripts_do(field, value):
     assert refusal(benchmark, [f"--{field.replace('_', '-')}={value}"]) is not None
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-import benchmark
 import claims
 import reproduce
 from lab import cli
@@ -67,17 +66,6 @@ def test_the_code_runs():
     (code,) = (block for kind, block in BLOCKS if kind == "python")
     assert len(code.strip().splitlines()) <= 20
     run([sys.executable, "-W", "error", "-c", code], ROOT)
-
-
-@pytest.mark.slow
-def test_the_benchmark_prints_its_table(monkeypatch, capsys):
-    tiny = {"repeats": 1, "train_samples": 256, "measure_samples": 1000}
-    tiny |= {"grokking_epochs": 1, "bert_examples": 32}
-    words = [word for name, value in tiny.items() for word in (f"--{name}", str(value))]
-    monkeypatch.setattr(sys, "argv", ["benchmark.py", *words])
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # of its own process, as torch in the tests
-    benchmark.main()
-    assert len(capsys.readouterr().out.splitlines()) >= 9
 
 
 @pytest.mark.slow
