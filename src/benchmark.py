@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-import tyro
 
 from lab import cli, files
 from lab.errors import ConfigError
@@ -136,7 +135,7 @@ PARTS: dict[str, Callable[[Config], Iterable[entries.Entry]]] = {
 
 
 def main() -> None:
-    config = tyro.cli(Config, description=__doc__)
+    config = cli.parse(Config, {}, __doc__)
     path = entries.path(config.results, device=config.device)
     files.check_writable(path.parent)
     places = ("parts", "results", "data", "device", "memory_datasets")

@@ -16,8 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
+from lab import cli
 from report.differences import differences_table
 from report.lookup import divergences
 from report.quoted import numbers_table
@@ -146,7 +145,7 @@ def documents(root: Path) -> dict[Path, str]:
 
 
 def main() -> None:
-    check = tyro.cli(Config, description=__doc__).check
+    check = cli.parse(Config, {}, __doc__).check
     stale = False
     for path, text in documents(ROOT / "results").items():
         if not path.exists() or path.read_text(encoding="utf-8") != text:

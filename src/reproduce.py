@@ -11,20 +11,31 @@ from lab import program
 
 program.begin(__name__)
 
+import contextlib
 import dataclasses
 import functools
+import io
+import json
 import os
 import sys
 import textwrap
 import time
 import traceback
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from pathlib import Path
 
-from lab import cli, cpu, files, runs
+import matplotlib
+import matplotlib.pyplot as plt
+import torch
+
+from lab import cli, cpu, files, runs, workers
+from report import index
 from report.lookup import divergences, experiment
-from report.recipes import RECIPES, Recipe, flags
+from report.recipes import RECIPES, Recipe, flags, picture
 from report.rules import CLAIMS
+from report.steps import Step, in_words, plan, time_left
 from report.verdicts import counts, decided_by, verdict
 
 NOTEBOOKS = cli.ROOT / "notebook"
@@ -43,12 +54,24 @@ class Config(cli.Common):
         cli.check(self, choices={"figures": tuple(RECIPES)}, empty=("datasets",))
         cli.check_datasets(self.datasets)
 
+    @property
+    def processes(self) -> int:
+        """That do scripts and notebooks side by side, each with one core.
+
+        One where a script had better take all that there is: at paper scale, on a GPU, and where
+        there are more cores than figures.
+        """
+        cores = self.jobs or cpu.available_cores()
+        on_cpu = self.resolved_device == "cpu"
+        return cores if self.scale == "quick" and on_cpu and cores <= len(self.figures) else 1
+
 
 def command_line(config: Config, recipe: Recipe, script: str) -> tuple[str, ...]:
     """The words that a figure's script is called with."""
     words = ["--scale", config.scale, "--data", str(config.data), "--results", str(config.results)]
     words += ["--device", config.device, *flags(recipe.settings(config.scale))]
-    words += ["--jobs", str(config.jobs)] if config.jobs else []
+    jobs = config.jobs if config.processes == 1 else 1
+    words += ["--jobs", str(jobs)] if jobs else []
     words += ["--overwrite"] if config.overwrite else []
     fields = {field.name for field in dataclasses.fields(experiment(script).Config)}
     if config.datasets and "datasets" in fields:
@@ -56,13 +79,14 @@ def command_line(config: Config, recipe: Recipe, script: str) -> tuple[str, ...]
     return (str(cli.ROOT / "src" / "experiment" / f"{script}.py"), *words)
 
 
-def run_script(script: str, words: tuple[str, ...]) -> bool:
-    """Call a script's main here, for its workers to serve the next; whether it ended well."""
+def run_script(name: str, words: tuple[str, ...]) -> bool:
+    """Call a script's main here; whether it ended well."""
     before, sys.argv = sys.argv, list(words)
+    torch.set_flush_denormal(False)  # as where it is called by itself
     try:
         # committed results have no checkpoints, and those who measured them are there too
         with runs.without_repairs():
-            cli.run(experiment(script).main)
+            cli.run(experiment(name).main)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
             raise
@@ -72,6 +96,24 @@ def run_script(script: str, words: tuple[str, ...]) -> bool:
         return False
     finally:
         sys.argv = before
+    return True
+
+
+def run_notebook(name: str, config: Config) -> bool:
+    """Run the code of a notebook here, without a kernel; whether it ended well."""
+    matplotlib.use("agg")
+    path = NOTEBOOKS / f"{name}.ipynb"
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    os.environ |= {"SCALE": config.scale, "RESULTS": str(config.results.absolute())}
+    try:
+        with contextlib.chdir(NOTEBOOKS), plt.rc_context(), redirect_stdout(io.StringIO()):
+            exec(compile("\n".join(code), path.name, "exec"), {"__name__": "__main__"})
+    except Exception as error:
+        print(f"error: {path.name}: {type(error).__name__}: {error}", file=sys.stderr)
+        return False
+    finally:
+        plt.close("all")
     return True
 
 
@@ -102,7 +144,7 @@ def execute_notebook(name: str, config: Config) -> bool:
 
 
 def table_rows(
-    config: Config, seconds: dict[str, float], failed: set[str]
+    config: Config, judged: index.Judged, seconds: Mapping[str, float], failed: Collection[str]
 ) -> list[tuple[str, str, str, str, str]]:
     """Figure, claim, findings in short, verdict, seconds of each claim."""
     rows = []
@@ -110,11 +152,11 @@ def table_rows(
         diverged = divergences(config.results, config.scale, RECIPES[figure].scripts)
         claims = [claim for claim in CLAIMS if figure in claim.figures]
         for claim in claims:
-            findings = claim.findings(config.results, config.scale, (figure,))[figure]
-            judged = "failed" if figure in failed else verdict(findings)
+            findings = judged[claim][figure]
+            state = "failed" if figure in failed else verdict(findings)
             measured = f"{counts(findings)}. {decided_by(findings)}"
             measured = ". ".join([measured, *diverged])
-            rows.append((figure, claim.text, measured, judged, f"{seconds[figure]:.0f}"))
+            rows.append((figure, claim.text, measured, state, f"{seconds[figure]:.0f}"))
         if not claims:
             state = "failed" if figure in failed else "no claim"
             rows.append((figure, RECIPES[figure].title, "", state, f"{seconds[figure]:.0f}"))
@@ -134,34 +176,72 @@ def print_table(rows: list[tuple[str, ...]]) -> None:
         print("-" * (sum(widths) + 8))
 
 
+def shown(step: Step) -> str:
+    """A step in words."""
+    return " ".join((step.file, *flags(RECIPES[step.figures[0]].options if step.words else {})))
+
+
+def do(config: Config, threads: int, step: Step) -> tuple[bool, float]:
+    """Whether a step ended well, and its seconds.
+
+    threads: of torch where a script leaves their number alone; it shapes a number's last digits.
+    """
+    start, name = time.perf_counter(), Path(step.file).stem
+    if step.words:
+        print(f"figure {', '.join(step.figures)}: {shown(step)}", flush=True)
+        with cpu.threads(threads):
+            well = run_script(name, step.words)
+    elif config.scale == "paper":
+        well = execute_notebook(name, config)
+    else:
+        well = run_notebook(name, config)
+    sys.stdout.flush()
+    return well, time.perf_counter() - start
+
+
+def perform(config: Config, steps: Sequence[Step]) -> Iterator[tuple[int, tuple[bool, float]]]:
+    """Do all steps, and yield what became of each, by its position, as soon as it is done."""
+    perform_one = functools.partial(do, config, torch.get_num_threads())
+    if config.processes > 1:
+        names, after = [step.file for step in steps], [step.after for step in steps]
+        yield from workers.work(perform_one, steps, config.processes, names, after)
+        return
+    done = set[int]()
+    while len(done) < len(steps):
+        ready = (i for i in range(len(steps)) if i not in done and steps[i].after <= done)
+        i = next(ready)
+        done.add(i)
+        yield i, perform_one(steps[i])
+
+
 def main() -> None:
     config = cli.parse(Config, {}, __doc__)
-    files.check_writable(config.results / config.scale / "figures")
-    seconds: dict[str, float] = {}
+    folder = config.results / config.scale
+    files.check_writable(folder / "figures")
+    words = functools.partial(command_line, config)
+    steps = plan(config.figures, words, config.scale, config.processes)
+    took: dict[int, float] = {}
+    drawn: list[str] = []
     failed: set[str] = set()
-    ended: dict[
-        tuple[str, ...], bool
-    ] = {}  # whether a script ended well; two figures may share one
-    for figure in config.figures:
-        start = time.perf_counter()
-        recipe = RECIPES[figure]
-        for script in recipe.scripts:
-            words = command_line(config, recipe, script)
-            if words not in ended:
-                shown = " ".join((f"{script}.py", *flags(recipe.options)))
-                print(f"figure {figure}: {shown}", flush=True)
-                ended[words] = run_script(script, words)
-            if not ended[words]:
-                failed.add(figure)
-        seconds[figure] = time.perf_counter() - start
-    names = list(dict.fromkeys(RECIPES[figure].notebook for figure in config.figures))
-    print(f"notebooks: {', '.join(names)}", flush=True)
-    execute = functools.partial(execute_notebook, config=config)
-    with ThreadPoolExecutor(config.jobs or cpu.available_cores()) as pool:
-        executed = dict(zip(names, pool.map(execute, names), strict=True))
-    failed.update(f for f in config.figures if not executed[RECIPES[f].notebook])
-    print_table(table_rows(config, seconds, failed))
-    print(f"figures: {config.results / config.scale / 'figures'}")
+    left = functools.partial(time_left, steps, took, config.scale, config.processes)
+    print(f"{len(config.figures)} figures, about {in_words(left())}", flush=True)
+    for i, (well, took[i]) in perform(config, steps):
+        step = steps[i]
+        failed.update(() if well else step.figures)
+        drawn += () if step.words else step.figures
+        state = f"{len(drawn)} of {len(config.figures)} figures"
+        more = f", about {in_words(left())} left" if len(took) < len(steps) else ""
+        print(f"{shown(step)} took {took[i]:.0f} s; {state}{more}", flush=True)
+        for figure in () if step.words else step.figures:
+            path = folder / "figures" / f"{picture(figure)}.png"
+            print(f"figure {figure}: {path if well else 'failed'}", flush=True)
+    seconds = {
+        figure: sum(took[i] for i, step in enumerate(steps) if figure in step.figures)
+        for figure in config.figures
+    }
+    judged = {claim: claim.findings(config.results, config.scale) for claim in CLAIMS}
+    print_table(table_rows(config, judged, seconds, failed))
+    print(f"all figures: {index.write(config.results, config.scale, judged)}")
     sys.exit(bool(failed))
 
 

@@ -3,6 +3,7 @@
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -51,9 +52,9 @@ def test_what_goes_wrong_is_counted(tmp_path, monkeypatch):
     assert all(tally.counts[kind] >= 1 for kind in kill_harness.COUNTED), str(tally)
 
 
-def reproduce(folder: Path, figure: str) -> subprocess.Popen:
-    words = [sys.executable, str(SOURCE / "reproduce.py"), "--scale", "quick", "--jobs", "2"]
-    return kill_harness.start([*words, "--figures", figure, "--results", str(folder)], folder)
+def reproduce(folder: Path, scale: str, figures: list[str]) -> subprocess.Popen:
+    words = [sys.executable, str(SOURCE / "reproduce.py"), "--scale", scale, "--jobs", "2"]
+    return kill_harness.start([*words, "--figures", *figures, "--results", str(folder)], folder)
 
 
 def wait_for_children(process: subprocess.Popen, name: str, least: int) -> list[psutil.Process]:
@@ -75,10 +76,15 @@ def assert_gone(children: list[psutil.Process], seconds: float) -> None:
 
 @pytest.mark.parametrize("number", [*program.SIGNALS, signal.SIGKILL], ids=str)
 @pytest.mark.parametrize(
-    ("figure", "name", "least"), [("4", "spawn_main", 2), ("1", "ipykernel", 1)]
+    ("scale", "figures", "name", "least"),
+    [("quick", ["4", "9"], "spawn_main", 2), ("paper", ["1"], "ipykernel", 1)],
 )
-def test_reproduce_ends_at_once_with_all_that_it_started(figure, name, least, number, tmp_path):
-    with reproduce(tmp_path, figure) as process:
+def test_reproduce_ends_at_once_with_all_that_it_started(
+    scale, figures, name, least, number, tmp_path
+):
+    committed = SOURCE.parent / "results" / "paper" / "swissroll"
+    shutil.copytree(committed, tmp_path / "paper" / "swissroll")
+    with reproduce(tmp_path, scale, figures) as process:
         children = wait_for_children(process, name, least)
         start = time.monotonic()
         process.send_signal(number)

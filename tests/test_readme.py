@@ -85,9 +85,14 @@ def test_the_quick_command_makes_every_figure_and_a_verdict_for_each_claim(repro
     verdicts = "holds in part|holds|does not hold|not decided|not measured|no claim"
     judged = re.findall(rf"^(\w+) .*({verdicts})", reproduced.printed, re.MULTILINE)
     assert list(dict.fromkeys(figure for figure, _ in judged)) == list(RECIPES)
-    (executed,) = re.findall(r"^notebooks: (.*)", reproduced.printed, re.MULTILINE)
-    notebooks = {path.stem for path in (ROOT / "notebook").glob("*.ipynb")}
-    assert {*executed.split(", "), OWN} == notebooks
+    executed = re.findall(r"^(\w+)\.ipynb took", reproduced.printed, re.MULTILINE)
+    assert sorted([*executed, OWN]) == sorted(p.stem for p in (ROOT / "notebook").glob("*.ipynb"))
+    drawn = re.findall(r"^figure (\w+): (/.*\.png)$", reproduced.printed, re.MULTILINE)
+    assert sorted(figure for figure, _ in drawn) == sorted(RECIPES)
+    assert all(Path(path).is_file() for _, path in drawn)
+    page = (reproduced.folder / "quick" / "index.html").read_text("utf-8")
+    assert "Not made yet" not in page
+    assert all(f'src="figures/{Path(path).name}"' in page for _, path in drawn)
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from lab.program import run as run
 
 ROOT = Path(__file__).resolve().parents[2]
 Scale = Literal["paper", "quick"]
-T = TypeVar("T", bound="Common")
+T = TypeVar("T")
 MOST = 10_000_000  # the largest count that a field may hold: more epochs would never end
 SEEDS = 2**63  # seeds are below it, as results hold them as int64
 
@@ -140,9 +140,11 @@ def parse(
 ) -> T:
     """The configuration that the command line asks for; `quick`: the defaults of --scale quick."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    chosen, _ = tyro.cli(_Scale, args=arguments, return_unknown_args=True, add_help=False)
-    default = kind(scale=chosen.scale, **(quick if chosen.scale == "quick" else {}))
-    return tyro.cli(kind, default=default, args=arguments, description=description)
+    preset: dict[str, Any] = {}
+    if issubclass(kind, Common):
+        chosen, _ = tyro.cli(_Scale, args=arguments, return_unknown_args=True, add_help=False)
+        preset = {"scale": chosen.scale, **(quick if chosen.scale == "quick" else {})}
+    return tyro.cli(kind, default=kind(**preset), args=arguments, description=description)
 
 
 def check_datasets(names: Sequence[str]) -> None:

@@ -23,8 +23,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
-from lab import files
+from lab import answer, files
 from lab.errors import UserError
 
 SIGNALS = tuple(
@@ -41,7 +42,8 @@ _deferred: list[UserError] = []
 def begin(name: str, last_words: str = RESUMES) -> None:
     """Call first in a program, with its __name__: from here on any signal is one line.
 
-    A signal ends it with status 128 + n. Where it is only imported nothing happens.
+    A signal ends it with status 128 + n. --help, or a wrong command line, ends it here, before
+    anything slow is imported: see lab.answer. Where it is only imported nothing happens.
 
     last_words: what it says then.
     """
@@ -51,7 +53,7 @@ def begin(name: str, last_words: str = RESUMES) -> None:
     if name != "__main__":
         return
     _last_words = last_words
-    _repair_streams()
+    repair_streams()
     import psutil  # noqa: F401, so that it is there when it is needed
 
     reader, writer = os.pipe()
@@ -62,6 +64,7 @@ def begin(name: str, last_words: str = RESUMES) -> None:
     for number in SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup leaves it
             signal.signal(number, _handle)
+    answer.answer(Path(sys.modules["__main__"].__file__).resolve())
 
 
 def _handle(number: int, _: object) -> None:
@@ -185,7 +188,7 @@ class _Tolerant(io.FileIO):
             return len(data)
 
 
-def _repair_streams() -> None:
+def repair_streams() -> None:
     """Standard output and error that never fail: a character that has no code becomes another."""
     while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:  # closed ones would become other files
         pass

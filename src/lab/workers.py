@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import traceback
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from multiprocessing import resource_tracker
@@ -68,7 +68,11 @@ _idle: list[Worker] = []
 
 
 def work(
-    function: Callable[[Any], Any], tasks: Sequence[Any], jobs: int, names: Sequence[str]
+    function: Callable[[Any], Any],
+    tasks: Sequence[Any],
+    jobs: int,
+    names: Sequence[str],
+    after: Sequence[Collection[int]] | None = None,
 ) -> Iterator[tuple[int, Any]]:
     """Outputs of a picklable function, in the order in which its tasks are done.
 
@@ -77,6 +81,8 @@ def work(
         tasks: picklable.
         jobs: processes, of which there are never more than tasks.
         names: of the tasks, in the message where their process dies.
+        after: positions of the tasks that must be done before each is begun; None: it can be at
+            once.
 
     Yields:
         position of a task and its output.
@@ -86,16 +92,18 @@ def work(
         Exception: whatever the function raises, at once; what else was being done is lost.
     """
     jobs = min(jobs, len(tasks))
-    waiting, tries = deque(range(len(tasks))), Counter[int]()
+    waiting, tries, done = list(range(len(tasks))), Counter[int](), set[int]()
     busy: dict[Worker, int] = {}
     try:
         while waiting or busy:
-            while waiting and len(busy) < jobs:
+            ready = (i for i in waiting if after is None or done.issuperset(after[i]))
+            for i in list(itertools.islice(ready, jobs - len(busy))):
+                waiting.remove(i)
                 worker = _hire(busy)
-                busy[worker] = waiting.popleft()
-                worker.give(function, tasks[busy[worker]], jobs)
-            ready = wait([worker.connection for worker in busy])
-            for worker in [worker for worker in busy if worker.connection in ready]:
+                busy[worker] = i
+                worker.give(function, tasks[i], jobs)
+            heard = wait([worker.connection for worker in busy])
+            for worker in [worker for worker in busy if worker.connection in heard]:
                 i = busy[worker]
                 try:
                     well, output = worker.take()
@@ -110,6 +118,7 @@ def work(
                 _idle.append(worker)
                 if not well:
                     raise output
+                done.add(i)
                 yield i, output
     finally:
         for worker in busy:
@@ -145,6 +154,7 @@ def _report_death(name: str, worker: Worker, tries: int) -> None:
 def _serve(connection: Connection, line: int) -> None:
     global position
     program.end_with_parent()
+    program.repair_streams()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     cpu.keep_freed_memory()

@@ -19,6 +19,7 @@ class Recipe:
     see: str  # what you should see
     options: Mapping[str, Any] = field(default_factory=dict)  # settings of the scripts
     quick: Mapping[str, Any] = field(default_factory=dict)  # more of them at quick scale
+    reads: tuple[str, ...] = ()  # other scripts whose results the notebook draws, if they are there
     picture: str = ""  # name of its file, where that is not figureN
 
     def settings(self, scale: str) -> dict[str, Any]:
@@ -144,6 +145,7 @@ RECIPES = {
         "statements",
         "one panel a statement: Theorem 1 with slope one, Theorem 3 and the Ansatz near the output "
         "alone, Lemma 3's error falling with depth",
+        reads=("vae_target_linearity",),
         picture="statements",
     ),
     "formulas": Recipe(
@@ -156,6 +158,11 @@ RECIPES = {
 }
 
 
+def picture(figure: str) -> str:
+    """Name of the file that a figure is drawn to, and with which those of its supplements begin."""
+    return RECIPES[figure].picture or f"figure{figure}"
+
+
 def figures_table(root: Path, scale: str) -> str:
     """Markdown: figure, command, notebook, what its results took, and what you should see."""
     lines = [
@@ -165,14 +172,20 @@ def figures_table(root: Path, scale: str) -> str:
     for figure, recipe in RECIPES.items():
         words = " ".join(["", *flags(recipe.options)])
         commands = [f"`python src/experiment/{script}.py{words}`" for script in recipe.scripts]
-        minutes: dict[str, float] = {}
-        for name in recipe.scripts:
-            for run in _shown(name, root, scale, recipe):
-                minutes[run.label] = minutes.get(run.label, 0) + run.meta["seconds"] / 60
-        took = ", ".join(f"{label} {total:.0f} min" for label, total in minutes.items())
         cells = (f"{figure}: {recipe.title}", ", ".join(commands), f"{recipe.notebook}.ipynb")
-        lines.append(f"| {' | '.join((*cells, took or 'not run here', recipe.see))} |")
+        lines.append(f"| {' | '.join((*cells, took(root, scale, recipe), recipe.see))} |")
     return "\n".join(lines) + "\n"
+
+
+def took(root: Path, scale: str, recipe: Recipe) -> str:
+    """Data set and wall time of each of a figure's results, of all its scripts together."""
+    seconds: dict[str, float] = {}
+    for name in recipe.scripts:
+        for run in _shown(name, root, scale, recipe):
+            seconds[run.label] = seconds.get(run.label, 0) + run.meta["seconds"]
+    unit, divisor = ("min", 60) if scale == "paper" else ("s", 1)
+    each = (f"{label} {total / divisor:.0f} {unit}" for label, total in seconds.items())
+    return ", ".join(each) or "not run here"
 
 
 def _shown(name: str, root: Path, scale: str, recipe: Recipe) -> list[results.Result]:

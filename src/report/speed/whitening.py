@@ -12,8 +12,6 @@ from lab import cpu
 from report.speed.entries import Row
 from report.speed.timing import in_turn
 
-PRODUCTS = products(torch.float32)  # of one factor
-
 
 def from_singular_values(matrix: Tensor) -> Tensor:
     """The polar factor (…, m, n) on any device as `polar_factor` has it on a CPU."""
@@ -23,7 +21,7 @@ def from_singular_values(matrix: Tensor) -> Tensor:
 
 def products_alone(matrix: Tensor) -> Tensor:
     """As many products of square matrices (…, n, n) as `polar_by_products` takes, and no more."""
-    for _ in range(PRODUCTS):
+    for _ in range(products(matrix.dtype)):
         result = matrix @ matrix
     return result
 
@@ -33,14 +31,14 @@ Polar = Callable[[Tensor], Tensor]
 PAIRS: tuple[tuple[str, Polar, str, Polar, float], ...] = (
     ("exact whitening", polar_factor, "ten Newton–Schulz steps", newton_schulz, 1.0),
     (
-        f"exact whitening by {PRODUCTS} products",
+        "exact whitening by products",
         polar_by_products,
         "by singular values",
         from_singular_values,
         1.0,
     ),
     (
-        f"exact whitening by {PRODUCTS} products",
+        "exact whitening by products",
         polar_by_products,
         "as many products alone",
         products_alone,
@@ -66,6 +64,8 @@ def whitening_rows(repeats: int, device: str, width: int = 256) -> list[Row]:
         with cpu.threads(1):
             ways = (functools.partial(gram_preserving_update, *step, p) for p in (polar, other))
             ours, theirs = in_turn(repeats, *ways)
+        if polar is polar_by_products:
+            what = f"{what}, {products(step[0].dtype)} of them"
         what = f"{what}, {len(step[0])} × {width} × {width}"
         rows.append(Row(what, 1e3 * ours, against, 1e3 * theirs, "ms", aim))
     return rows

@@ -1,0 +1,134 @@
+"""The page of figures and claims: whole, without a script, true to the results beside it."""
+
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from experiment import swissroll
+from planted_results import plant
+from report import index
+from report.recipes import RECIPES
+from report.rules import CLAIMS
+from report.verdicts import decided_by, verdict
+
+VOID = {"meta", "img", "br"}  # elements without an end
+
+
+class Page(HTMLParser):
+    """Elements of a page; raises where one is not closed, or another is."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.found, self.text = [], [], ""
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+        self.open += [tag] * (tag not in VOID)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+    def all(self, tag, name):
+        return [attrs[name] for found, attrs in self.found if found == tag and name in attrs]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """One claim is measured, and two figures are drawn."""
+    r2 = np.linspace(0.1, 0.99, 101) * np.ones((3, 1))
+    arrays = {"r2": r2, "r2_frozen": 0.1 * np.ones_like(r2)}
+    plant(tmp_path, swissroll, "swissroll", arrays)
+    figures = tmp_path / "paper" / "figures"
+    figures.mkdir()
+    for name in ("figure1", "figure1_seeds", "figure10", "whitening_methods", "a & <b>"):
+        for kind in ("png", "pdf"):
+            (figures / f"{name}.{kind}").touch()
+    (figures / "figure1.gif").touch()
+    return tmp_path
+
+
+@pytest.fixture
+def judged(folder):
+    return {claim: claim.findings(folder, "paper") for claim in CLAIMS}
+
+
+@pytest.fixture
+def page(folder, judged):
+    return Page(index.write(folder, "paper", judged).read_text("utf-8"))
+
+
+def test_it_has_a_language_a_title_and_room_for_a_phone(page):
+    assert page.all("html", "lang") == ["en"]
+    assert "title" in [tag for tag, _ in page.found]
+    assert "viewport" in page.all("meta", "name")
+    assert {"script", "link", "iframe"}.isdisjoint(tag for tag, _ in page.found)
+
+
+def test_every_picture_is_shown_once_with_words_for_who_cannot_see_it(page, folder):
+    shown = page.all("img", "src")
+    every = (folder / "paper" / "figures").iterdir()
+    there = [path.name for path in every if path.suffix != ".pdf"]
+    assert sorted(name.removeprefix("figures/") for name in shown) == sorted(there)
+    assert all(page.all("img", "alt"))
+    assert RECIPES["1"].see in page.all("img", "alt")[0]
+
+
+def test_every_link_leads_somewhere_and_none_is_absolute(page, folder):
+    names = {attrs["id"] for _, attrs in page.found if "id" in attrs}
+    for link in [*page.all("a", "href"), *page.all("img", "src")]:
+        if link.startswith("#"):
+            assert link[1:] in names
+        elif not link.startswith("https://arxiv.org/"):
+            assert (folder / "paper" / link).exists()
+    assert str(folder) not in page.text
+
+
+def test_every_figure_has_a_row_with_notebook_and_time(page):
+    for figure, recipe in RECIPES.items():
+        assert f"figure-{figure}" in {attrs.get("id") for _, attrs in page.found}
+        assert f"{recipe.notebook}.ipynb" in page.text
+    assert "planted 1 min" in page.text  # as planted
+    assert "Not made yet" in page.text
+
+
+def test_every_claim_has_its_verdict_and_what_decided_it(page, judged):
+    for claim, by_figure in judged.items():
+        findings = [finding for rows in by_figure.values() for finding in rows]
+        start = page.text.index(
+            f"{index.number(claim)}: {claim.text}", page.text.index("The claims\n")
+        )
+        assert page.text[start + len(claim.text) :][:500].count(verdict(findings))
+        assert decided_by(findings) in page.text
+    assert "R² above 0.9" in page.text
+
+
+def test_the_same_results_give_the_same_page(folder, judged):
+    first = index.page(folder, "paper", judged)
+    assert first == index.page(folder, "paper", judged)
+    assert not re.search(r"\b20\d\d-\d\d-\d\d|\d\d:\d\d", Page(first).text)
+
+
+def test_notebooks_are_links_where_the_results_lie_in_the_repository(folder, judged):
+    assert "notebook/swissroll.ipynb" not in index.page(folder, "paper", judged)
+    text = index.page(index.cli.ROOT / "results", "paper", judged)
+    place = index.cli.ROOT / "results" / "paper"
+    links = [link for link in Page(text).all("a", "href") if link.endswith(".ipynb")]
+    assert links
+    assert all((place / link).exists() for link in links)
+
+
+def test_nothing_is_left_of_a_page_that_cannot_be_written(folder, judged, monkeypatch):
+    path = index.write(folder, "paper", judged)
+    before = path.read_bytes()
+    monkeypatch.setattr(index, "page", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        index.write(folder, "paper", judged)
+    assert path.read_bytes() == before
+    assert [p.name for p in path.parent.glob(".*")] == []
