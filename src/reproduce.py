@@ -22,6 +22,7 @@ import textwrap
 import time
 import traceback
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,7 +193,8 @@ def do(config: Config, threads: int, step: Step) -> tuple[bool, float]:
         with cpu.threads(threads):
             well = run_script(name, step.words)
     elif config.scale == "paper":
-        well = execute_notebook(name, config)
+        with ThreadPoolExecutor(1) as thread:  # in the main one asyncio takes signals for itself
+            well = thread.submit(execute_notebook, name, config).result()
     else:
         well = run_notebook(name, config)
     sys.stdout.flush()
@@ -208,8 +210,7 @@ def perform(config: Config, steps: Sequence[Step]) -> Iterator[tuple[int, tuple[
         return
     done = set[int]()
     while len(done) < len(steps):
-        ready = (i for i in range(len(steps)) if i not in done and steps[i].after <= done)
-        i = next(ready)
+        i = next(i for i, step in enumerate(steps) if i not in done and step.after <= done)
         done.add(i)
         yield i, perform_one(steps[i])
 
