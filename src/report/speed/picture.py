@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import NullLocator
 
 from report import plot
 from report.speed.entries import Point
@@ -47,8 +48,9 @@ def draw_axis(panel: Axes, points: Sequence[Point]) -> None:
             right.grid(False)
     ticks = sorted({point.size for point in points})
     panel.set(xlabel=points[0].axis, ylabel="seconds", xscale="log", yscale="log")
-    panel.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks], fontsize=7)
-    panel.minorticks_off()
+    panel.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks], fontsize=6)
+    panel.xaxis.set_minor_locator(NullLocator())
+    panel.margins(x=0.08)
     panel.legend(
         fontsize=6,
         title="slope (its law's)",
