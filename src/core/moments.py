@@ -6,7 +6,7 @@ pairwise algorithm for computing sample variances", 1979), so data far from zero
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -102,6 +102,14 @@ class FeatureMoments:
     def __getitem__(self, index: Any) -> "FeatureMoments":
         """The moments at an index of the leading axes, to be read: they share memory."""
         return self._like(**{name: value[index] for name, value in self._kept().items()})
+
+    @classmethod
+    def stack(cls, several: Sequence["FeatureMoments"]) -> "FeatureMoments":
+        """Moments (…) of the same targets and as many features each, as (…, len), to be read."""
+        sums = [moments._kept() for moments in several]
+        axis = len(several[0].batch_shape)
+        stacked = {name: torch.stack([kept[name] for kept in sums], axis) for name in sums[0]}
+        return several[0]._like(**stacked)
 
     def columns(self, part: slice) -> "FeatureMoments":
         """The moments of some of the target columns, to be read: they share memory."""

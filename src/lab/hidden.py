@@ -61,12 +61,23 @@ def one_pass(
 
 
 def linearity(moments: Sequence[FeatureMoments]) -> dict[str, Tensor]:
-    """tl, rank and chance level of every hidden layer, (R, layer) float64."""
-    reports = [report(sums) for sums in moments]
+    """tl, rank and chance level of every hidden layer, (R, layer) float64.
+
+    Layers of one width are solved as one batch, which a GPU takes at once.
+    """
     names = {"tl": "value", "rank": "rank", "chance": "chance"}
+    widths: dict[int, list[int]] = {}
+    for layer, sums in enumerate(moments):
+        widths.setdefault(sums.d, []).append(layer)
+    found = {}  # layer -> measures, (R,) each
+    for layers in widths.values():
+        reports = report(FeatureMoments.stack([moments[layer] for layer in layers]))
+        columns = [getattr(reports, key).unbind(-1) for key in names.values()]
+        found |= dict(zip(layers, zip(*columns, strict=True), strict=True))
+    by_measure = zip(*(found[layer] for layer in range(len(moments))), strict=True)
     return {
-        name: torch.stack([getattr(layer, key) for layer in reports], -1).double()
-        for name, key in names.items()
+        name: torch.stack(values, -1).double()
+        for name, values in zip(names, by_measure, strict=True)
     }
 
 

@@ -114,6 +114,16 @@ def test_an_index_of_the_leading_axes_is_read_without_a_copy():
     assert batch[1, 2].scatter.data_ptr() == batch.scatter[1, 2].data_ptr()
 
 
+@EVERY_KIND
+def test_moments_side_by_side_are_each_what_they_were(kind):
+    features, y = sample(kind)
+    several = [gather(scale * features, y) for scale in (1, 3)]
+    stacked, leading = FeatureMoments.stack(several), several[0].batch_shape
+    assert stacked.batch_shape == (*leading, 2)
+    for i, moments in enumerate(several):
+        assert_same(stacked[(*[slice(None)] * len(leading), i)], moments)
+
+
 @DIAGONAL
 @pytest.mark.parametrize("kind", ["matrix", "replicas, a matrix each"])
 @pytest.mark.parametrize("columns", [slice(0, 2), slice(1, 3)], ids=str)
