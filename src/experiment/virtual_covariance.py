@@ -206,7 +206,8 @@ def run(config: Config, dataset: str, optimizer_name: str, replicas: Sequence[Re
                         shift.add(h.detach(), h.grad)
             layers = layer_matrices(model, images, initial, shifts)
             epochs.record(training.evaluate(model, images, "test") | layer_measures(layers))
-    diagonals = {name: layers[0][name].diagonal(dim1=-2, dim2=-1).float() for name in DRAWN}
+            diagonals = {name: layers[0][name].diagonal(dim1=-2, dim2=-1).float() for name in DRAWN}
+            del layers  # before the next ones are made: each has d² entries
     last = {f"diagonal_{name}": values.cpu().numpy() for name, values in diagonals.items()}
     return epochs.arrays | last
 
