@@ -36,15 +36,16 @@ def polar_factor(matrix: Tensor) -> Tensor:
     """
     working = matrix.to(torch.promote_types(matrix.dtype, torch.float32))
     if not matrix.is_cuda:
-        return _from_singular_values(working).to(matrix.dtype)
+        return polar_by_singular_values(working).to(matrix.dtype)
     factor = polar_by_products(working)
     unsettled = is_nan(factor)
     if unsettled.any():
-        factor[unsettled] = _from_singular_values(working[unsettled])
+        factor[unsettled] = polar_by_singular_values(working[unsettled])
     return factor.to(matrix.dtype)
 
 
-def _from_singular_values(matrix: Tensor) -> Tensor:
+def polar_by_singular_values(matrix: Tensor) -> Tensor:
+    """The polar factor P Qᵀ (…, m, n) of a matrix P Σ Qᵀ in float32 or float64, on any device."""
     left, _, right = torch.linalg.svd(matrix, full_matrices=False)
     return left @ right
 

@@ -43,13 +43,18 @@ def remedy(script: str) -> str:
     return f"run src/experiment/{script}.py with the same options, {again}"
 
 
+def mismatch(said: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
+    """How a checkpoint was made from something else, in words that go on from its path."""
+    unlike = [key for key, value in wanted.items() if said.get(key) != value]
+    return f"was made with another {' and '.join(unlike)}" if unlike else None
+
+
 def check_identity(
     path: Path, said: Mapping[str, Any], wanted: Mapping[str, Any], script: str
 ) -> None:
     """Raise ResultError where a checkpoint says that it was made from something else."""
-    unlike = [key for key, value in wanted.items() if said.get(key) != value]
-    if unlike:
-        raise ResultError(f"{path} was made with another {' and '.join(unlike)}: {remedy(script)}")
+    if wrong := mismatch(said, wanted):
+        raise ResultError(f"{path} {wrong}: {remedy(script)}")
 
 
 def divergence(trained: Run, seed: int) -> Diverged | None:

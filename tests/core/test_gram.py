@@ -16,21 +16,8 @@ from core.gram import (
     step_matched_update,
     weight_gram,
 )
+from matrices import PRECISION, SHAPES, low_rank, spectrum
 from oracles import difference
-
-SHAPES = [(8, 5), (5, 8), (6, 6), (1, 7), (7, 1), (1, 1)]
-PRECISION = {torch.float32: 1e-5, torch.float64: 1e-12}
-
-
-def low_rank(m, n, rank):
-    return draw(m, rank) @ draw(rank, n, seed=1)
-
-
-def spectrum(values, m, n):
-    """A matrix with these singular values."""
-    left, _ = torch.linalg.qr(draw(m, len(values)))
-    right, _ = torch.linalg.qr(draw(n, len(values), seed=1))
-    return left * torch.tensor(values, dtype=torch.float64) @ right.mT
 
 
 def nearest(before, after):
@@ -76,7 +63,7 @@ def test_effective_rank_is_the_exponential_entropy_of_the_eigenvalues():
 
 @pytest.mark.parametrize("rank", [1, 3, 5])
 def test_effective_rank_of_equal_eigenvalues_is_the_rank(rank):
-    assert effective_rank(spectrum([2.0] * rank, 5, 7)) == pytest.approx(rank, rel=1e-12)
+    assert effective_rank(spectrum([2.0] * rank, 5, 7)[0]) == pytest.approx(rank, rel=1e-12)
 
 
 def test_effective_rank_of_zero_is_nan():

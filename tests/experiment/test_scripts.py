@@ -25,6 +25,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import numpy as np
 import pytest
 
+import kill_harness
 from experiment import target_linearity
 from lab import cli, data, provenance, results, runs
 from lab.results import Result
@@ -457,19 +458,6 @@ def test_a_rate_at_which_training_diverges_is_no_traceback(script, home, tmp_pat
         assert re.search("diverged.*lower the learning rate", error_line(ended))
 
 
-def popen(words: list[str], folder: Path) -> subprocess.Popen:
-    """A process, and a group of processes, that hears interrupts."""
-    return subprocess.Popen(
-        words,
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
-    )
-
-
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen) -> None:
     deadline = time.monotonic() + 120
     while not condition() and process.poll() is None:
@@ -482,7 +470,7 @@ def test_a_killed_run_goes_on_to_the_bits_of_one_that_was_not(home, tmp_path):
     changes = {"datasets": (str(home / "tiny.npz"),), "results": tmp_path / "killed", "jobs": 2}
     config = tiny(target_linearity, seeds=(0, 1, 2, 3), epochs=15, batch_size=2, **changes)
     words = [sys.executable, target_linearity.__file__, *command(config)]
-    with popen(words, tmp_path) as process:
+    with kill_harness.start(words, tmp_path) as process:
         wait_for(lambda: any(tmp_path.glob("killed/quick/*/.partial/*/*/*.npz")), process)
         process.kill()
         _, err = process.communicate(timeout=60)  # ends when its workers have ended too
@@ -526,7 +514,7 @@ def test_what_stops_one_of_two_jobs_stops_both_at_once_with_one_line(
     tmp_path, broken, status, line
 ):
     (tmp_path / "endless.py").write_text(ENDLESS.format(source=str(SOURCE), broken=broken))
-    with popen([sys.executable, "endless.py"], tmp_path) as process:
+    with kill_harness.start([sys.executable, "endless.py"], tmp_path) as process:
         try:
             wait_for(lambda: broken or len(list(tmp_path.glob("[0-9]"))) == 2, process)
             if not broken:

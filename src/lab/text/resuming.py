@@ -8,7 +8,7 @@ from typing import Any
 from safetensors import SafetensorError
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 
-from lab import files
+from lab import checkpoints, files
 from lab.errors import ResultError
 from lab.text import marked
 from lab.text.tasks import first_line
@@ -56,8 +56,7 @@ def problem(
         said = marked.read(checkpoint, without)
     except marked.Unusable as error:
         return str(error)
-    unlike = [key for key, value in wanted.items() if said.get(key) != value]
-    return f"was made with another {' and '.join(unlike)}" if unlike else None
+    return checkpoints.mismatch(said, wanted)
 
 
 def resume_point(every: Sequence[Path], wanted: Mapping[str, Any]) -> Path | None:

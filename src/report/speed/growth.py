@@ -5,8 +5,7 @@ whether the time follows. Overheads that do not grow make small sizes dear and s
 """
 
 import functools
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -22,9 +21,9 @@ from report.speed.timing import (
     alone,
     dealt_seconds,
     in_turn,
+    once,
     peak,
     restart_peak,
-    synchronise,
     synthetic,
 )
 from report.speed.training import train_mlp
@@ -54,15 +53,8 @@ def measure_stream(
         for _ in range(samples // len(h)):
             moments.update(h, y)
 
-    sums, linearity = _once(add_all), _once(lambda: report(moments))
+    sums, linearity = once(add_all), once(lambda: report(moments))
     return sums, linearity, peak(before)
-
-
-def _once(compute: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    compute()
-    synchronise()
-    return time.perf_counter() - start
 
 
 def measure_streams(

@@ -123,9 +123,7 @@ def watch(process: subprocess.Popen, until: float) -> int:
 def end(process: subprocess.Popen) -> None:
     """End a process and all below it, if they have not ended."""
     with suppress(psutil.NoSuchProcess):
-        for member in psutil.Process(process.pid).children(recursive=True):
-            with suppress(psutil.NoSuchProcess):
-                member.kill()
+        program.kill_children(process.pid)
     process.kill()
     process.wait()
 

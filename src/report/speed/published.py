@@ -7,7 +7,6 @@ fit by an inverse, as its formula is printed.
 
 import functools
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,6 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.functional import to_pil_image, to_tensor
 
-from core.gram import GramWhitening
 from core.linearity import moments_surrogate, report
 from core.moments import FeatureMoments
 from core.polar import newton_schulz
@@ -23,22 +21,15 @@ from experiment import staircase, whiten
 from experiment.published_formulas import one_hot, published_linearity, published_surrogate
 from lab import memory
 from lab.data import Images
-from lab.models import MLP
-from lab.replicas import Replica, generators, make_optimizer
-from lab.results import Arrays
+from lab.replicas import Replica
 from report.speed.entries import Row
 from report.speed.measuring import hidden_layers, network
-from report.speed.timing import dealt_seconds, in_turn, synthetic, timed_epochs
+from report.speed.timing import dealt_seconds, in_turn, synthetic
+from report.speed.training import mlp_widths, sequential, train_mlp
 
 MNIST = (1, 28, 28)  # shape of an image
 MNIST_SAMPLES = 60_000
 RATE = 0.01
-
-
-def mlp_widths(images: Images) -> tuple[int, ...]:
-    """Of the network of Figure 2."""
-    config = whiten.Config()
-    return (images.x_train[0].numel(), *[config.width] * config.depth, images.classes)
 
 
 class OneByOne(Dataset):
@@ -56,8 +47,8 @@ class OneByOne(Dataset):
 
 def published_network(images: Images) -> nn.Sequential:
     """One network of Figure 2, before training."""
-    parts = [part for d, m in pairwise(mlp_widths(images)) for part in (nn.Linear(d, m), nn.GELU())]
-    return nn.Sequential(nn.Flatten(), *parts[:-1]).to(images.x_train.device)
+    network = nn.Sequential(nn.Flatten(), *sequential(mlp_widths(images), nn.GELU))
+    return network.to(images.x_train.device)
 
 
 def published_epoch(images: Images, model: nn.Sequential, whitened: bool) -> None:
@@ -76,18 +67,6 @@ def published_epoch(images: Images, model: nn.Sequential, whitened: bool) -> Non
                     weight.copy_(newton_schulz(first @ weight.mT) @ weight)
 
 
-def train_seeds(method: str, images: Images, replicas: Sequence[Replica]) -> Arrays:
-    """The same epoch here; the seconds that it took, (R,)."""
-    config = whiten.Config()
-    model = MLP(mlp_widths(images), generators(replicas, "weights")).to(images.x_train.device)
-    optimizer = make_optimizer(
-        torch.optim.SGD, model, replicas, momentum=config.momentum, fused=True
-    )
-    if method != "plain":
-        GramWhitening(optimizer, method, batch_dims=1)
-    return timed_epochs(model, optimizer, images, config.batch_size, replicas)
-
-
 def epoch_rows(samples: int, repeats: int, device: str, seeds: int = 5) -> list[Row]:
     """Figure 2 on images of MNIST's size: a whole epoch, from one of fewer samples, a seed."""
     images = synthetic(samples, MNIST, device)
@@ -98,7 +77,7 @@ def epoch_rows(samples: int, repeats: int, device: str, seeds: int = 5) -> list[
         ("plain", "plain", "one seed at a time, sample by sample", 5),
         ("whitened", "exact", "the same, ten Newton–Schulz steps", 1),
     ):
-        train = functools.partial(train_seeds, method)
+        train = functools.partial(train_mlp, method=method)
         ours, theirs = in_turn(
             repeats,
             functools.partial(dealt_seconds, train, images, replicas, device),

@@ -32,17 +32,17 @@ def synchronise() -> None:
         torch.cuda.synchronize()
 
 
+def once(compute: Callable[[], object]) -> float:
+    """Seconds of a computation."""
+    start = time.perf_counter()
+    compute()
+    synchronise()
+    return time.perf_counter() - start
+
+
 def in_turn(repeats: int, *computations: Callable[[], object]) -> list[float]:
     """Median seconds of computations run in turn, so that a slow moment hits all of them."""
-    rounds = []
-    for _ in range(repeats + 1):
-        seconds = []
-        for compute in computations:
-            start = time.perf_counter()
-            compute()
-            synchronise()
-            seconds.append(time.perf_counter() - start)
-        rounds.append(seconds)
+    rounds = [list(map(once, computations)) for _ in range(repeats + 1)]
     return np.median(rounds[1:], axis=0).tolist()  # the first round warms up
 
 

@@ -9,7 +9,8 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from experiment import grokking, vae_train
+from core.gram import GramWhitening
+from experiment import grokking, vae_train, whiten
 from lab import cpu
 from lab.data import Images
 from lab.models import MLP
@@ -18,17 +19,31 @@ from lab.results import Arrays
 from report.speed.entries import Row
 from report.speed.timing import dealt_seconds, in_turn, synthetic, timed_epochs
 
-MLP_WIDTHS = (3072, 256, 256, 10)  # Figure 2 on CIFAR-10
-MLP_BATCH = 64
 PRODUCT = 2048  # rows and columns of the matrices whose product is the machine's rate
 
 
-def train_mlp(images: Images, replicas: Sequence[Replica]) -> Arrays:
+def mlp_widths(images: Images) -> tuple[int, ...]:
+    """Of the network of Figure 2."""
+    config = whiten.Config()
+    return (images.x_train[0].numel(), *[config.width] * config.depth, images.classes)
+
+
+def sequential(widths: Sequence[int], activation: type[nn.Module]) -> nn.Sequential:
+    """One network of linear layers, as it is written where replicas are no concern."""
+    parts = [part for d, m in pairwise(widths) for part in (nn.Linear(d, m), activation())]
+    return nn.Sequential(*parts[:-1])
+
+
+def train_mlp(images: Images, replicas: Sequence[Replica], method: str = "plain") -> Arrays:
     """One epoch of the network of Figure 2; the seconds that it took, (R,)."""
-    widths = (images.x_train[0].numel(), *MLP_WIDTHS[1:])
-    model = MLP(widths, generators(replicas, "weights")).to(images.x_train.device)
-    optimizer = make_optimizer(torch.optim.SGD, model, replicas, momentum=0.85, fused=True)
-    return timed_epochs(model, optimizer, images, MLP_BATCH, replicas)
+    config = whiten.Config()
+    model = MLP(mlp_widths(images), generators(replicas, "weights")).to(images.x_train.device)
+    optimizer = make_optimizer(
+        torch.optim.SGD, model, replicas, momentum=config.momentum, fused=True
+    )
+    if method != "plain":
+        GramWhitening(optimizer, method, batch_dims=1)
+    return timed_epochs(model, optimizer, images, config.batch_size, replicas)
 
 
 def train_vae(images: Images, replicas: Sequence[Replica]) -> Arrays:
@@ -80,8 +95,9 @@ def rate_rows(samples: int, repeats: int, device: str) -> list[Row]:
     """The MLP of Figure 2, and the VAE on images of MNIST's size."""
     seeds = [Replica(seed, {"lr": 0.01}) for seed in range(5)]
     images = synthetic(samples, device=device)
-    what = f"MLP {'–'.join(map(str, MLP_WIDTHS))}, batch {MLP_BATCH}"
-    mlp = rate_row(repeats, device, what, train_mlp, images, seeds, [MLP_WIDTHS])
+    mlp = mlp_widths(images)
+    what = f"MLP {'–'.join(map(str, mlp))}, batch {whiten.Config().batch_size}"
+    mlp_row = rate_row(repeats, device, what, train_mlp, images, seeds, [mlp])
     vae = vae_train.Config()
     images = synthetic(samples, (1, 28, 28), device)
     betas = [Replica(0, {"lr": vae.learning_rate}, {"beta": beta}) for beta in vae.betas[:4]]
@@ -89,7 +105,7 @@ def rate_rows(samples: int, repeats: int, device: str) -> list[Row]:
     decoder = (vae.latent, vae.hidden, vae.hidden, 784)
     widths = "–".join(map(str, (*encoder[:-1], vae.latent, *decoder[1:])))
     what = f"VAE {widths}, batch {vae.batch_size}"
-    return [mlp, rate_row(repeats, device, what, train_vae, images, betas, [encoder, decoder])]
+    return [mlp_row, rate_row(repeats, device, what, train_vae, images, betas, [encoder, decoder])]
 
 
 def train_grokking(images: Images, replicas: Sequence[Replica]) -> Arrays:
@@ -103,8 +119,7 @@ def naive_grokking(images: Images, weight_decay: float) -> None:
     """The same the straightforward way: one network, samples collated one by one."""
     config = grokking.Config()
     widths = (images.x_train.shape[1], *[config.width] * config.depth, images.classes)
-    parts = [part for d, m in pairwise(widths) for part in (nn.Linear(d, m), nn.ReLU())]
-    model = nn.Sequential(*parts[:-1]).to(images.x_train.device, torch.float64)
+    model = sequential(widths, nn.ReLU).to(images.x_train.device, torch.float64)
     optimizer = torch.optim.AdamW(
         model.parameters(),
         config.learning_rate,

@@ -7,16 +7,16 @@ import torch
 from torch import Tensor
 
 from core.gram import gram_preserving_update
-from core.polar import newton_schulz, polar_by_products, polar_factor, products
+from core.polar import (
+    newton_schulz,
+    polar_by_products,
+    polar_by_singular_values,
+    polar_factor,
+    products,
+)
 from lab import cpu
 from report.speed.entries import Row
 from report.speed.timing import in_turn
-
-
-def from_singular_values(matrix: Tensor) -> Tensor:
-    """The polar factor (…, m, n) on any device as `polar_factor` has it on a CPU."""
-    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
-    return left @ right
 
 
 def products_alone(matrix: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ PAIRS: tuple[tuple[str, Polar, str, Polar, float], ...] = (
         "exact whitening by products",
         polar_by_products,
         "by singular values",
-        from_singular_values,
+        polar_by_singular_values,
         1.0,
     ),
     (
