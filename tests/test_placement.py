@@ -88,7 +88,7 @@ FULL_BATCH = {
 }
 STEPS = 15  # in the one epoch of 1,437 digits, by batches of 100
 EXTRA_STEPS = STEPS - 3  # beyond those by batches of 500
-WEIGHTS = 3 * len(OWN_RATES)  # of the MLP, for replicas of a rate of their own
+SHAPES = 3  # of weights, of the MLP as of the CNN; those of one shape are one batch
 
 
 @pytest.fixture
@@ -133,9 +133,8 @@ def test_an_experiment_computes_on_the_gpu_what_it_computes_on_the_cpu(name, tmp
 def test_no_training_step_waits_for_the_gpu(name, tmp_path):
     few, many = (on_gpu(name, tmp_path, batch_size=size)[1] for size in (500, 100))
     if name.startswith("whiten") and name not in ("whiten-plain", "whiten-biases"):
-        # once for each weight: whether its step is short or its polar factor not settled
-        weights = 4 if name == "whiten_cnn" else WEIGHTS
-        few += ["__bool__"] * weights * EXTRA_STEPS
+        # once for the weights of a shape: whether its step is short or its polar factor not settled
+        few += ["__bool__"] * SHAPES * EXTRA_STEPS
     assert sorted(few) == sorted(many)
 
 
@@ -146,7 +145,7 @@ def test_a_gpu_whitens_by_matrix_products_alone(method, tmp_path, monkeypatch):
     monkeypatch.setattr(gram, "polar_by_products", by_products)
     monkeypatch.setattr(torch.linalg, "svd", Mock(side_effect=AssertionError))
     on_gpu(f"whiten-{method}", tmp_path, batch_size=100)
-    assert by_products.call_count == WEIGHTS * STEPS
+    assert by_products.call_count == SHAPES * STEPS
 
 
 @pytest.mark.parametrize("meet", [torch.add, torch.dot, lambda a, b: torch.stack([a, b])])

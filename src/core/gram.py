@@ -10,7 +10,7 @@ Leading axes are a batch. The kernels of a convolution are rows of W: (m, c, k, 
 c·k·k). layout.py has other layouts, and groups.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -156,19 +156,24 @@ def resolved_update(update: Update, before: Tensor, after: Tensor) -> Tensor:
     working = torch.promote_types(after.dtype, torch.float32)
     first, second = before.to(working), after.to(working)
     norm = torch.linalg.matrix_norm
-    short = norm(second - first) <= SHORT * torch.finfo(working).eps * norm(first)  # (…)
+    again = norm(second - first) <= SHORT * torch.finfo(working).eps * norm(first)  # (…)
     result = None
     if first.is_cuda:
         result = update(first, second, polar_by_products)
-        short = short | is_nan(result)
-    if not short.any():
+        again = again | is_nan(result)
+    if not again.any():
         return (update(first, second) if result is None else result).to(after.dtype)
     moved = (before != after).any(-1).any(-1)
-    result = before.clone()
-    for part, dtype in ((moved & ~short, working), (moved & short, torch.float64)):
+    parts = [(moved & again, torch.float64)]
+    if result is None:
+        result = first.clone()
+        parts.append((moved & ~again, working))
+    else:
+        result = torch.where(moved[..., None, None], result, first)
+    for part, dtype in parts:
         if part.any():
-            result[part] = update(first[part].to(dtype), second[part].to(dtype)).to(result.dtype)
-    return result
+            result[part] = update(first[part].to(dtype), second[part].to(dtype)).to(working)
+    return result.to(after.dtype)
 
 
 class GramWhitening:
@@ -239,8 +244,21 @@ class GramWhitening:
 
     @torch.no_grad()
     def _whiten(self, *_: Any) -> None:
+        for together in self._alike():
+            weights, layouts, before, after = zip(*together, strict=True)
+            with full_precision(after[0].device.type):
+                updated = resolved_update(self._update, torch.cat(before), torch.cat(after))
+            parts = updated.split([len(matrices) for matrices in after])
+            for weight, layout, part in zip(weights, layouts, parts, strict=True):
+                layout.write(weight, part, self.batch_dims)
+        self._before = []
+
+    def _alike(self) -> Iterable[list[tuple[Tensor, Layout, Tensor, Tensor]]]:
+        """Weights, layouts, W₁ and W₂ (…, m, d): on a GPU those of one shape are one batch."""
+        batches: dict[Any, list] = {}
         for weight, layout, before in self._before:
             if weight.grad is not None:
-                step = (layout.read(w, self.batch_dims) for w in (before, weight))
-                layout.write(weight, resolved_update(self._update, *step), self.batch_dims)
-        self._before = []
+                first, second = (layout.read(w, self.batch_dims) for w in (before, weight))
+                key = (first.shape[1:], first.dtype, first.device) if first.is_cuda else weight
+                batches.setdefault(key, []).append((weight, layout, first, second))
+        return batches.values()

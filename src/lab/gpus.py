@@ -96,8 +96,10 @@ def first_that_fit(attempt: Attempt, memory: Memory, tasks: Sequence[Any]) -> tu
     """Outputs of as many of the first tasks as memory takes, and how many it takes at once.
 
     The latter is what is known of it: all, where all fit; else by the share that the first took,
-    which counts as in proportion to their number.
+    which counts as in proportion to their number. Convolutions are in float32 from here on, as on a
+    CPU; PyTorch's default is TF32, with 10 bits.
     """
+    torch.backends.cudnn.conv.fp32_precision = "ieee"
     size = too_many = len(tasks)
     while True:
         try:
