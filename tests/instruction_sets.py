@@ -1,10 +1,11 @@
-"""How far other instructions of the processor move the numbers of the quick reproduction.
+"""How far other instructions, or a GPU, move the numbers of the quick reproduction.
 
     python tests/instruction_sets.py
+    python tests/instruction_sets.py --against cuda
 
-Every figure is made twice, with all of the processor's vector instructions and with SSE alone. The
-largest differences of accuracies and of Target Linearity, over all replicas and epochs of an
-experiment, are saved in RESULTS/benchmark/instructions.npz.
+Every figure is made twice: with all of the processor's vector instructions, and with SSE alone or
+on the GPU. The largest differences of accuracies and of Target Linearity, over all replicas and
+epochs of an experiment, are saved in RESULTS/benchmark/instructions.npz or instructions-cuda.npz.
 """
 
 import os
@@ -14,6 +15,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Literal
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / "src"), str(HERE)]
@@ -36,15 +38,19 @@ MEASURES = {"accuracy": "accuracy", "tl": "tl"}  # measure -> how the names of i
 class Config:
     """What to make twice, and where."""
 
+    against: Literal["sse", "cuda"] = "sse"
     figures: tuple[str, ...] = tuple(RECIPES)
     results: Path = cli.ROOT / "results"
 
 
-def make(figures: tuple[str, ...], folder: Path, instructions: dict[str, str]) -> None:
+def make(
+    config: Config, folder: Path, device: str, instructions: dict[str, str] | None = None
+) -> None:
     """Run the quick reproduction."""
     words = [sys.executable, str(tiny.SOURCE / "reproduce.py"), "--scale", "quick"]
-    words += ["--results", str(folder), "--figures", *figures]
-    subprocess.run(words, check=True, stdout=subprocess.DEVNULL, env=os.environ | instructions)
+    words += ["--device", device, "--results", str(folder), "--figures", *config.figures]
+    environment = os.environ | (instructions or {})
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL, env=environment)
 
 
 def largest(some: Path, others: Path) -> dict[str, float]:
@@ -62,19 +68,22 @@ def largest(some: Path, others: Path) -> dict[str, float]:
 
 def main() -> None:
     config = tyro.cli(Config, description=__doc__)
+    on_gpu = config.against == "cuda"
     with tempfile.TemporaryDirectory() as root:
-        folders = [Path(root, "all"), Path(root, "sse")]
-        for folder, instructions in zip(folders, ({}, SSE), strict=True):
-            make(config.figures, folder, instructions)
-        all_of_them, sse = (folder / "quick" for folder in folders)
-        names = sorted({path.parent.name for path in all_of_them.glob("*/*.npz")})
-        shifts = [largest(all_of_them / name, sse / name) for name in names]
+        one, other = Path(root, "one"), Path(root, "other")
+        make(config, one, "cpu")
+        make(config, other, *(("cuda",) if on_gpu else ("cpu", SSE)))
+        names = sorted({path.parent.name for path in one.glob("quick/*/*.npz")})
+        shifts = [largest(one / "quick" / name, other / "quick" / name) for name in names]
     arrays = {measure: np.array([shift[measure] for shift in shifts]) for measure in MEASURES}
     arrays["experiment"] = np.array(names)
     source = SimpleNamespace(name="instructions", fingerprint="none")
     axes = dict.fromkeys(arrays, ("experiment",))
-    meta = results.make_meta("benchmark", "instructions", SSE, axes, source, "cpu", 0.0)
-    path = config.results / "benchmark" / "instructions.npz"
+    changed = {"device": "cuda"} if on_gpu else SSE
+    meta = results.make_meta(
+        "benchmark", "instructions", changed, axes, source, changed.get("device", "cpu"), 0.0
+    )
+    path = config.results / "benchmark" / f"instructions{'-cuda' if on_gpu else ''}.npz"
     results.write(path, Result(arrays, meta))
     for name, shift in zip(names, shifts, strict=True):
         print(f"{name:24}" + "".join(f"{m} {shift[m]:8.2g}   " for m in MEASURES))
