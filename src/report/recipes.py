@@ -178,11 +178,12 @@ def figures_table(root: Path, scale: str) -> str:
 
 
 def took(root: Path, scale: str, recipe: Recipe) -> str:
-    """Data set and wall time of each of a figure's results, of all its scripts together."""
+    """Data set, GPU and wall time of a figure's results, of all its scripts together."""
     seconds: dict[str, float] = {}
     for name in recipe.scripts:
         for run in _shown(name, root, scale, recipe):
-            seconds[run.label] = seconds.get(run.label, 0) + run.meta["seconds"]
+            label = run.label if run.meta["device"].startswith("cpu") else f"{run.label} (GPU)"
+            seconds[label] = seconds.get(label, 0) + run.meta["seconds"]
     unit, divisor = ("min", 60) if scale == "paper" else ("s", 1)
     each = (f"{label} {total / divisor:.0f} {unit}" for label, total in seconds.items())
     return ", ".join(each) or "not run here"
