@@ -1,8 +1,10 @@
-"""What all tests share: the source on the path, one torch thread, and the quick reproduction.
+"""What all tests share: the source on the path, one torch thread, no GPU, the quick reproduction.
 
-The README's first command runs beside the tests; those that need it come last.
+The README's first command runs beside the tests; those that need it come last. A GPU is out of
+sight, for tests and their processes, unless test_gpu.py is asked for by name.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -20,6 +22,11 @@ REPRODUCTION = pytest.StashKey[Reproduction]()
 
 def _waits(item: pytest.Item) -> bool:
     return "reproduced" in getattr(item, "fixturenames", ())
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not any("test_gpu" in argument for argument in config.args):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.hookimpl(trylast=True)

@@ -1,4 +1,7 @@
-"""On a GPU, where there is one: the CPU's numbers, by the mathematics and by whole experiments."""
+"""On a GPU, where there is one: the CPU's numbers, by the mathematics and by whole experiments.
+
+pytest tests/test_gpu.py
+"""
 
 import copy
 import dataclasses
@@ -17,7 +20,9 @@ from matrices import low_rank, spectrum
 from oracles import difference
 from test_placement import EXPERIMENTS, FULL_BATCH
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+pytestmark = pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="no GPU, or not asked for by name"
+)
 
 
 @pytest.fixture(autouse=True)
