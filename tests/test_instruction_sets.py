@@ -27,6 +27,22 @@ def test_the_readme_says_what_was_measured():
     assert "elsewhere by 0.02 and 0.00002 at most" in readme
 
 
+def test_the_readme_says_what_a_gpu_moved():
+    found = results.read(cli.ROOT / "results" / "benchmark" / "instructions-cuda.npz")
+    readme = (cli.ROOT / "README.md").read_text(encoding="utf-8")
+    measures = zip(found["accuracy"], found["tl"], strict=True)
+    shifts = dict(zip(found["experiment"].tolist(), measures, strict=True))
+    largest = {"target_linearity": "Figure 4", "neural_collapse": "the collapse experiment"}
+    for name, figure in largest.items():
+        accuracy, tl = shifts.pop(name)
+        assert f"{accuracy:.2f} and {tl:.2f} in {figure}" in readme
+    assert set(shifts) == {"whiten", "virtual_covariance", "random_label"}
+    accuracy, tl = np.nanmax(list(shifts.values()), 0)
+    assert accuracy <= 0.003
+    assert tl <= 1e-5
+    assert "0.003 and 0.00001 in Figures 2, 7 and 12" in readme
+
+
 def test_the_largest_difference_is_that_of_all_arrays_of_a_measure(tmp_path):
     meta = {"schema": 1, "experiment": "e", "name": "n", "config": {}, "seconds": 1}
     meta |= {"data": {"name": "d", "fingerprint": "f"}, "commit": "c", "device": "cpu"}
