@@ -167,3 +167,20 @@ def test_a_wait_is_counted():
         assert bool(total > 0)
         total.cpu()
     assert gpu.waits == ["__float__", "__bool__", "cpu"]
+
+
+def test_a_gpu_whitens_weights_of_one_shape_as_one_batch_unless_they_are_large(monkeypatch):
+    sizes = []
+    monkeypatch.setattr(gram, "resolved_update", lambda _, a, b: sizes.append(len(a)) or b)
+    monkeypatch.setattr(gram, "ALONE", 6)
+    for device, expected in (("cuda", [3, 1, 1]), ("cpu", [1] * 5)):
+        with SimulatedGPU():
+            shapes = [(2, 3), (3, 3), (2, 3), (3, 3), (2, 3)]
+            weights = [nn.Parameter(torch.ones(shape).to(device)) for shape in shapes]
+            for weight in weights:
+                weight.grad = torch.ones(weight.shape).to(device)
+            optimizer = torch.optim.SGD(weights, lr=0.1, foreach=False)
+            gram.GramWhitening(optimizer)
+            optimizer.step()
+        assert sizes == expected
+        sizes.clear()

@@ -23,6 +23,7 @@ from .polar import full_precision, is_nan, newton_schulz, polar_by_products, pol
 Method = Literal["exact", "newton_schulz", "step_matched", "complement"]
 Polar = Callable[[Tensor], Tensor]
 Update = Callable[..., Tensor]  # W₁, W₂, and a Polar or its default -> W₂'
+ALONE = 2**20  # numbers of a weight that keeps a GPU busy by itself
 SHORT = 128  # relative to the dtype's precision, 2⁻¹⁶ in float32; see `resolved_update`
 
 
@@ -254,11 +255,12 @@ class GramWhitening:
         self._before = []
 
     def _alike(self) -> Iterable[list[tuple[Tensor, Layout, Tensor, Tensor]]]:
-        """Weights, layouts, W₁ and W₂ (…, m, d): on a GPU those of one shape are one batch."""
+        """Weights, layouts, W₁ and W₂ (…, m, d): small ones of one shape are a batch on a GPU."""
         batches: dict[Any, list] = {}
         for weight, layout, before in self._before:
             if weight.grad is not None:
                 first, second = (layout.read(w, self.batch_dims) for w in (before, weight))
-                key = (first.shape[1:], first.dtype, first.device) if first.is_cuda else weight
+                is_small = first.is_cuda and first[0].numel() <= ALONE
+                key = (first.shape[1:], first.dtype, first.device) if is_small else weight
                 batches.setdefault(key, []).append((weight, layout, first, second))
         return batches.values()
