@@ -3,7 +3,6 @@
 pytest tests/test_gpu.py
 """
 
-import copy
 import dataclasses
 
 import numpy as np
@@ -91,7 +90,7 @@ def test_an_experiment(name, tmp_path):
     found = {}
     for device in ("cpu", "cuda"):
         data.load_images.cache_clear()
-        config = script.Config(device=device, results=tmp_path / device, **copy.deepcopy(fields))
+        config = script.Config(device=device, results=tmp_path / device, **fields)
         found[device], _ = gpus.first_that_fit(
             lambda part, config=config: script.run(config, *arguments, part),
             gpus.Memory(),
