@@ -25,7 +25,7 @@ def _waits(item: pytest.Item) -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if not any("test_gpu" in argument for argument in config.args):
+    if not any("test_gpu.py" in argument for argument in config.args):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 

@@ -27,10 +27,13 @@ import tiny
 from lab import cli, results
 from lab.results import Result
 from report.recipes import RECIPES
+from report.speed import entries
 
+FILE = "instructions.npz"
 # what torch, MKL and oneDNN read
 SSE = {"ATEN_CPU_CAPABILITY": "default", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"}
 SSE |= {"ONEDNN_MAX_CPU_ISA": "SSE41"}
+AGAINST = {"sse": ("cpu", SSE), "cuda": ("cuda", {})}  # device, and what is set beside
 MEASURES = {"accuracy": "accuracy", "tl": "tl"}  # measure -> how the names of its arrays end
 
 
@@ -43,14 +46,11 @@ class Config:
     results: Path = cli.ROOT / "results"
 
 
-def make(
-    config: Config, folder: Path, device: str, instructions: dict[str, str] | None = None
-) -> None:
+def make(config: Config, folder: Path, device: str, instructions: dict[str, str]) -> None:
     """Run the quick reproduction."""
     words = [sys.executable, str(tiny.SOURCE / "reproduce.py"), "--scale", "quick"]
     words += ["--device", device, "--results", str(folder), "--figures", *config.figures]
-    environment = os.environ | (instructions or {})
-    subprocess.run(words, check=True, stdout=subprocess.DEVNULL, env=environment)
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL, env=os.environ | instructions)
 
 
 def largest(some: Path, others: Path) -> dict[str, float]:
@@ -68,22 +68,19 @@ def largest(some: Path, others: Path) -> dict[str, float]:
 
 def main() -> None:
     config = tyro.cli(Config, description=__doc__)
-    on_gpu = config.against == "cuda"
+    device, instructions = AGAINST[config.against]
     with tempfile.TemporaryDirectory() as root:
         one, other = Path(root, "one"), Path(root, "other")
-        make(config, one, "cpu")
-        make(config, other, *(("cuda",) if on_gpu else ("cpu", SSE)))
+        make(config, one, "cpu", {})
+        make(config, other, device, instructions)
         names = sorted({path.parent.name for path in one.glob("quick/*/*.npz")})
         shifts = [largest(one / "quick" / name, other / "quick" / name) for name in names]
     arrays = {measure: np.array([shift[measure] for shift in shifts]) for measure in MEASURES}
     arrays["experiment"] = np.array(names)
     source = SimpleNamespace(name="instructions", fingerprint="none")
     axes = dict.fromkeys(arrays, ("experiment",))
-    changed = {"device": "cuda"} if on_gpu else SSE
-    meta = results.make_meta(
-        "benchmark", "instructions", changed, axes, source, changed.get("device", "cpu"), 0.0
-    )
-    path = config.results / "benchmark" / f"instructions{'-cuda' if on_gpu else ''}.npz"
+    meta = results.make_meta("benchmark", "instructions", instructions, axes, source, device, 0.0)
+    path = entries.path(config.results, FILE, device)
     results.write(path, Result(arrays, meta))
     for name, shift in zip(names, shifts, strict=True):
         print(f"{name:24}" + "".join(f"{m} {shift[m]:8.2g}   " for m in MEASURES))
