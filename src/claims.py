@@ -24,7 +24,7 @@ from report.recipes import RECIPES, figures_table
 from report.rules import CLAIMS, number
 from report.rules.changed import changes_table
 from report.speed.tables import speed_section
-from report.verdicts import Claim, Finding, counts, decided_by, verdict
+from report.verdicts import Claim, Finding, decided_by, our_verdict, papers_verdict
 
 ROOT = Path(__file__).resolve().parents[1]
 HEADING = """\
@@ -87,27 +87,30 @@ def claims_table(judged: Mapping[Claim, Findings]) -> str:
     lines = []
     for claim, findings in judged.items():
         lines += [f"## Claim {number(claim)}: {claim.text}", "", f"Paper: {claim.source}.", ""]
-        lines += [f"Rule: {claim.rule}.", "", f"Control: {claim.control}.", ""]
-        lines += [f"Verdict: **{verdict(flat(findings))}** ({counts(flat(findings))}).", ""]
-        lines += [f"What would change it: {claim.change}.", ""]
+        lines += [f"Rule: {claim.rule}.", "", f"Ours: {claim.ours}.", ""]
+        verdicts = papers_verdict(flat(findings)), our_verdict(flat(findings))
+        lines += ["Verdicts: the paper's **{}**; ours **{}**.".format(*verdicts), ""]
         rows = [
-            f"| {figure} | {f.where} | {f.text} | {f.number} | {f.seeds or ''} | {f.outcome} |"
+            f"| {figure} | {f.part} | {f.where} | {f.asked} | {f.number} | {f.seeds or ''} | "
+            f"{f.outcome} |"
             for figure, rows in findings.items()
             for f in rows
         ]
         if rows:
-            header = "| figure | data | asked | measured | seeds | |"
-            lines += [header, "| --- | --- | --- | --- | --- | --- |", *rows, ""]
+            header = "| figure | whose | data | asked | measured | seeds | |"
+            lines += [header, "| --- | --- | --- | --- | --- | --- | --- |", *rows, ""]
     return "\n".join(lines).strip() + "\n"
 
 
 def claims_summary(judged: Mapping[Claim, Findings]) -> str:
-    """Markdown: a line a claim, with its verdict and the finding that decides it."""
-    lines = ["| claim | verdict | decided by | figure |", "| --- | --- | --- | --- |"]
+    """Markdown: a line a claim, with both verdicts and the finding that decides the paper's."""
+    lines = ["| claim | the paper's | ours | decided by | figure |"]
+    lines.append("| --- | --- | --- | --- | --- |")
     for claim, findings in judged.items():
         cells = (
             f"{number(claim)}: {claim.text}",
-            verdict(flat(findings)),
+            papers_verdict(flat(findings)),
+            our_verdict(flat(findings)),
             decided_by(flat(findings)),
             ", ".join(claim.figures),
         )
@@ -126,7 +129,7 @@ def replace_between(text: str, marker: str, content: str) -> str:
 def documents(root: Path) -> dict[Path, str]:
     """Path -> content of every document that is made from the results."""
     judged = judge(root, "paper")
-    changes = changes_table({claim: verdict(flat(rows)) for claim, rows in judged.items()})
+    changes = changes_table({claim: papers_verdict(flat(rows)) for claim, rows in judged.items()})
     tables = {
         "claims": claims_summary(judged),
         "numbers": numbers_table(root, "paper"),

@@ -37,7 +37,7 @@ from report.lookup import divergences, experiment
 from report.recipes import RECIPES, Recipe, flags, picture
 from report.rules import CLAIMS
 from report.steps import Step, in_words, plan, time_left
-from report.verdicts import counts, decided_by, verdict
+from report.verdicts import counts, decided_by, our_verdict, papers_verdict
 
 NOTEBOOKS = cli.ROOT / "notebook"
 INTERRUPTED = 130  # exit status
@@ -154,7 +154,7 @@ def table_rows(
         claims = [claim for claim in CLAIMS if figure in claim.figures]
         for claim in claims:
             findings = judged[claim][figure]
-            state = "failed" if figure in failed else verdict(findings)
+            state = "failed" if figure in failed else papers_verdict(findings)
             measured = f"{counts(findings)}. {decided_by(findings)}"
             measured = ". ".join([measured, *diverged])
             rows.append((figure, claim.text, measured, state, f"{seconds[figure]:.0f}"))

@@ -14,7 +14,12 @@ DATA = SimpleNamespace(name="planted", fingerprint="0" * 16)
 
 
 def plant(
-    root: Path, script: ModuleType, name: str, arrays: dict[str, Any], **settings: Any
+    root: Path,
+    script: ModuleType,
+    name: str,
+    arrays: dict[str, Any],
+    data: str = DATA.name,
+    **settings: Any,
 ) -> None:
     """A result of a script's default configuration with some settings of its own.
 
@@ -27,7 +32,8 @@ def plant(
         axis, key = next((a.index("seed"), k) for k, a in axes.items() if "seed" in a)
         arrays["seed"], axes["seed"] = np.arange(arrays[key].shape[axis]), ("seed",)
     config = {**script.Config().hyperparameters(), **settings}
-    meta = results.make_meta(experiment, name, config, axes, DATA, "cpu", 60.0)
+    source = SimpleNamespace(name=data, fingerprint=DATA.fingerprint)
+    meta = results.make_meta(experiment, name, config, axes, source, "cpu", 60.0)
     path = root / "paper" / experiment / f"{name}-{results.digest(config)}.npz"
     results.write(path, results.Result(arrays, meta))
 
@@ -37,7 +43,12 @@ def judge(root: Path, claim: Claim, figure: str) -> list[Finding]:
 
 
 def verdict(root: Path, claim: Claim, figure: str) -> str:
-    return verdicts.verdict(judge(root, claim, figure))
+    """The paper's."""
+    return verdicts.papers_verdict(judge(root, claim, figure))
+
+
+def our_verdict(root: Path, claim: Claim, figure: str) -> str:
+    return verdicts.our_verdict(judge(root, claim, figure))
 
 
 def outcomes(root: Path, claim: Claim, figure: str) -> dict[str, str]:

@@ -202,29 +202,75 @@ def find(
 ) -> list[Result]:
     """The results of an experiment whose configuration holds every wanted value, sorted by name.
 
+    Those that differ in their seeds alone are joined: seeds can be made one by one.
+
     Args:
         root, scale, experiment: name their folder.
         wanted: setting -> value.
         earlier: setting added later -> its value in results that do not have it.
 
     Raises:
-        ResultError: of one name there are several, which differ in settings that are not wanted.
+        ResultError: of one name there are several, which differ in settings that are not wanted, or
+            in data.
     """
-    by_name: dict[str, tuple[Path, dict[str, Any], Result]] = {}
+    by_name: dict[str, list[tuple[Path, dict[str, Any], Result]]] = {}
     for path in sorted((root / scale / experiment).glob("*.npz")):
         result = read(path)
         config = plain(earlier or {}) | result.config
         if any(key not in config or config[key] != value for key, value in plain(wanted).items()):
             continue
-        if result.name in by_name:
-            other, twin, _ = by_name[result.name]
-            unlike = sorted(k for k in config.keys() | twin.keys() if config.get(k) != twin.get(k))
-            raise ResultError(
-                f"{other} and {path.name} are both named {result.name}: say which one by its "
-                f"{' or '.join(unlike) or 'place'}, or move one away"
-            )
-        by_name[result.name] = path, config, result
-    return [by_name[name][-1] for name in sorted(by_name)]
+        group = by_name.setdefault(result.name, [])
+        for other, twin, _ in group[:1]:
+            unlike = {k for k in config.keys() | twin.keys() if config.get(k) != twin.get(k)}
+            if unlike - {"seeds"} or not unlike:
+                raise ResultError(
+                    f"{other} and {path.name} are both named {result.name}: say which one by its "
+                    f"{' or '.join(sorted(unlike)) or 'place'}, or move one away"
+                )
+        group.append((path, config, result))
+    return [join({path: r for path, _, r in by_name[name]}) for name in sorted(by_name)]
+
+
+def join(parts: Mapping[Path, Result]) -> Result:
+    """Results of one configuration with several seeds as one, path -> result; a seed counts once.
+
+    Of what made them it holds every different answer, and the seconds of all together.
+
+    Raises:
+        ResultError: they were made from other data, or do not have the same arrays.
+    """
+    if len(parts) == 1:
+        return next(iter(parts.values()))
+    in_order = sorted(parts.items(), key=lambda part: -len(part[1]["seed"]))
+    (first_path, first), *_ = in_order
+    axes = {name: first.meta["axes"][name] for name in first.arrays}
+    chosen: dict[int, tuple[int, int]] = {}  # seed -> which part, and where in it
+    for i, (path, part) in enumerate(in_order):
+        fixed = [name for name in axes if "seed" not in axes[name]]
+        same = part.meta["data"] == first.meta["data"] and part.arrays.keys() == axes.keys()
+        if not same or not all(_equal(part[name], first[name]) for name in fixed):
+            reason = "differ in more than their seeds: move one away"
+            raise ResultError(f"{first_path} and {path.name} {reason}")
+        for j, seed in enumerate(part["seed"].tolist()):
+            chosen.setdefault(seed, (i, j))
+    arrays = dict(first.arrays)
+    for name in axes:
+        if "seed" in axes[name]:
+            axis = axes[name].index("seed")
+            rows = [in_order[i][1][name].take(j, axis) for _, (i, j) in sorted(chosen.items())]
+            arrays[name] = np.stack(rows, axis)
+    metas = [part.meta for _, part in in_order]
+    meta = first.meta | {
+        "config": first.config | {"seeds": sorted(chosen)},
+        "seconds": sum(meta["seconds"] for meta in metas),
+        **{k: " and ".join(dict.fromkeys(meta[k] for meta in metas)) for k in ("commit", "device")},
+    }
+    diverged = {entry["seed"]: entry for part in parts.values() for entry in part.diverged}
+    return Result(arrays, meta | ({"diverged": list(diverged.values())} if diverged else {}))
+
+
+def _equal(a: np.ndarray, b: np.ndarray) -> bool:
+    return np.array_equal(a, b, equal_nan=a.dtype.kind == b.dtype.kind == "f")
 
 
 class Damaged(Exception):

@@ -21,7 +21,7 @@ def experiment(name: str) -> ModuleType:
 def lookup(
     script: ModuleType, root: Path, scale: str, without: Sequence[str] = (), **changes: Any
 ) -> list[Result]:
-    """The results that a script makes by default at a scale, sorted by name.
+    """The results that a script makes by default at a scale, of whatever seeds, sorted by name.
 
     Args:
         script: of src/experiment.
@@ -34,7 +34,8 @@ def lookup(
         ResultError: of one name there are several, which differ in `without`.
     """
     wanted, earlier = _wanted(script, scale, changes)
-    wanted = {name: value for name, value in wanted.items() if name not in without}
+    free = {"seeds"} - changes.keys() | set(without)
+    wanted = {name: value for name, value in wanted.items() if name not in free}
     return results.find(root, scale, _name(script), wanted, earlier)
 
 

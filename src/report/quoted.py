@@ -173,7 +173,7 @@ def correlations(root: Path, scale: str) -> Iterator[Row]:
 def distances(root: Path, scale: str) -> Iterator[Row]:
     published = {32: ("38.8", "15.2", "41.5"), 1024: ("4.2", "44", "44")}
     names = {"ols_error": "‖y − y_OLS‖", "ols_distance": "‖ŷ − y_OLS‖", "loss": "‖y − ŷ‖"}
-    for run in lookup(staircase, root, scale, ("seeds",)):
+    for run in lookup(staircase, root, scale):
         width = run.config["width"]
         for quote, (name, what) in zip(published.get(width, ()), names.items(), strict=False):
             norms = np.sqrt(run.config["samples"] * run[name][:, -1])

@@ -9,6 +9,13 @@ does, and else not decided.
 That two methods match is asked by two one-sided tests at 5 %, which is to ask that the 90 %
 interval of their difference lies within a margin (Schuirmann, J. Pharmacokinet. Biopharm. 1987).
 
+Every claim has two verdicts. The paper's is on its own sentence, data and rows, in the mildest
+reading that can still fail. Ours is on everything else: other data, held-out rows, other optimizers.
+A control is of ours: an explanation that is shut out or is not; it decides neither verdict. Of a
+theorem, lemma or proposition the paper's verdict has three words: whether it is true (the inequality
+or identity as stated), tight (by how much it is missed) and useful (whether it says anything at real
+values).
+
 A claim holds where all its findings are met: each test errs in 5 % of cases or fewer, and so does
 the rule that wants all of them (an intersection–union test), so nothing is corrected for their
 number. A single finding that is not met, among many, may be chance.
@@ -26,9 +33,17 @@ from scipy import stats
 
 from lab.results import Result
 
-Outcome = Literal["met", "not met", "not decided", "not measured"]
+Outcome = Literal["met", "not met", "not decided", "not applicable", "not measured"]
+# whose verdict a finding is part of
+Part = Literal["paper", "true", "tight", "useful", "ours", "control"]
+ASPECTS: tuple[Part, ...] = ("true", "tight", "useful")  # of a theorem, lemma or proposition
 Verdict = Literal[
-    "holds", "holds in part", "does not hold", "not decided by this data", "not measured"
+    "holds",
+    "holds in part",
+    "does not hold",
+    "not decided by this data",
+    "not applicable",  # a premise fails everywhere
+    "not measured",
 ]
 LEVEL = 0.95  # of an interval
 EQUIVALENCE_LEVEL = 0.90  # of the interval that two one-sided tests at 5 % amount to
@@ -119,34 +134,40 @@ class Finding:
     number: str = ""  # with its interval
     outcome: Outcome = "not measured"
     seeds: int | None = None  # None: not a number over seeds, but every measurement counts
-    # whether it is there to shut another explanation out: met, it shows no part of the claim
-    control: bool = False
+    part: Part = "paper"
 
     @property
     def short(self) -> str:
         """Without what stands beside the number."""
-        return f"{self.where}: {self.text}: {self.number.partition(';')[0] or self.outcome}"
-
-    @property
-    def text(self) -> str:
-        return f"control: {self.asked}" if self.control else self.asked
+        return f"{self.where}: {self.asked}: {self.number.partition(';')[0] or self.outcome}"
 
 
-def holds_everywhere(where: str, asked: str, held: np.ndarray, beside: str = "") -> Finding:
+def holds_everywhere(
+    where: str, asked: str, held: np.ndarray, beside: str = "", part: Part = "paper"
+) -> Finding:
     """Of a statement that has no exceptions; held: of every measurement."""
     number = f"in {held.sum()} of {held.size} measurements{beside}"
-    return Finding(where, asked, number, "met" if held.all() else "not met")
+    return Finding(where, asked, number, "met" if held.all() else "not met", part=part)
 
 
 def premise(where: str, asked: str, number: str, held: bool, seeds: int) -> Finding:
-    """What a claim takes for granted; where it is not so nothing is decided, see `undecided`."""
-    return Finding(where, asked, number, "met" if held else "not decided", seeds, control=True)
+    """What a claim takes for granted; where it is not so, its findings are `not_applicable`."""
+    return Finding(where, asked, number, "met" if held else "not met", seeds, "control")
+
+
+def not_applicable(finding: Finding, reason: str) -> Finding:
+    """The same number where a premise of the claim is not met."""
+    return _without_outcome(finding, reason, "not applicable")
 
 
 def undecided(finding: Finding, reason: str) -> Finding:
-    """The same number where a premise of the claim is not met."""
+    """The same number where it is too early, or too little, to decide anything."""
+    return _without_outcome(finding, reason, "not decided")
+
+
+def _without_outcome(finding: Finding, reason: str, outcome: Outcome) -> Finding:
     number = f"{finding.number}; {reason}"
-    return dataclasses.replace(finding, number=number, outcome="not decided")
+    return dataclasses.replace(finding, number=number, outcome=outcome)
 
 
 def means(values: np.ndarray, form: str = ".2f") -> str:
@@ -155,27 +176,61 @@ def means(values: np.ndarray, form: str = ".2f") -> str:
 
 
 def verdict(findings: Sequence[Finding]) -> Verdict:
-    """What the findings of a claim amount to.
+    """What findings amount to.
 
-    holds: all are met. holds in part: some are met, some are not. does not hold: some are not met,
-    none is. not decided by this data: none is not met, but some are not decided or not measured.
-    Controls keep a claim from holding, and no more: met, they are no part of it that holds; not
-    met, they leave a claim that nothing else decides undecided.
+    holds: all that apply are met. holds in part: some are met, some are not. does not hold: some
+    are not met, none is. not decided by this data: none is not met, but some are not decided or
+    not measured.
     """
-    own = {finding.outcome for finding in findings if not finding.control}
-    every_one = {finding.outcome for finding in findings}
-    if own <= {"not measured"}:
+    outcomes = {finding.outcome for finding in findings} or {"not measured"}
+    if outcomes == {"not applicable"}:
+        return "not applicable"
+    outcomes -= {"not applicable"}
+    if outcomes == {"not measured"}:
         return "not measured"
-    if "not met" in every_one and "met" in own:
-        return "holds in part"
-    if "not met" in own:
-        return "does not hold"
-    return "holds" if every_one == {"met"} else "not decided by this data"
+    if "not met" in outcomes:
+        return "holds in part" if "met" in outcomes else "does not hold"
+    return "holds" if outcomes == {"met"} else "not decided by this data"
+
+
+def papers_verdict(findings: Sequence[Finding]) -> str:
+    """On the paper's own sentence or statement."""
+    aspects = {f.part for f in findings} & set(ASPECTS)
+    if aspects:
+        words = (_aspect(part, findings) for part in ASPECTS if part in aspects)
+        return ", ".join(words)
+    if own := [f for f in findings if f.part == "paper" and f.outcome != "not measured"]:
+        return verdict(own)
+    is_measured = any(f.outcome != "not measured" for f in findings)
+    return "not comparable" if is_measured else "not run"
+
+
+def _aspect(part: Part, findings: Sequence[Finding]) -> str:
+    """One word of a theorem: "true", "not tight", "useful in part", …"""
+    said = verdict([f for f in findings if f.part == part])
+    words = {"holds": part, "holds in part": f"{part} in part", "does not hold": f"not {part}"}
+    return words.get(said, f"{part}: {said}")
+
+
+def our_verdict(findings: Sequence[Finding]) -> str:
+    """On all that the paper does not say, and whether controls shut other explanations out."""
+    words = []
+    if own := [f for f in findings if f.part == "ours"]:
+        words.append(verdict(own))
+    if controls := [f for f in findings if f.part == "control"]:
+        said = verdict(controls)
+        shut = {"holds": "met", "holds in part": "met in part", "does not hold": "not met"}
+        words.append(f"control {shut.get(said, said)}")
+    return "; ".join(words) or "—"
 
 
 def decided_by(findings: Sequence[Finding]) -> str:
-    """The finding that keeps a claim from holding, or else the first, in short."""
-    order = ("not met", "not decided", "not measured", "met")
+    """The finding that keeps a claim from holding, or else the first, in short.
+
+    One of the paper's, where there is any.
+    """
+    findings = [f for f in findings if f.part not in ("ours", "control")] or findings
+    order = ("not met", "not decided", "met", "not applicable", "not measured")
     ranked = sorted(findings, key=lambda finding: order.index(finding.outcome))
     return ranked[0].short if ranked else ""
 
@@ -191,26 +246,36 @@ Judge = Callable[[Path, str, str], Iterator[Finding]]  # from results' root, sca
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence that the paper states, and how it is judged."""
+    """A sentence or theorem that the paper states, or a finding of ours, and how it is judged."""
 
     text: str
     source: str  # where the paper states it
     figures: tuple[str, ...]  # keys of report.recipes.RECIPES whose results it is judged by
-    rule: str
-    control: str  # what else could explain the numbers, and how the rule shuts it out
-    change: str  # what would change the verdict
+    rule: str  # of the paper's verdict
+    ours: str  # what else is asked, on which data, and what controls are for
     judge: Judge
 
     def findings(
         self, root: Path, scale: str, figures: Sequence[str] | None = None
     ) -> dict[str, list[Finding]]:
-        """Figure -> findings, of all its figures or those named."""
+        """Figure -> findings, of all its figures or those named.
+
+        At another scale than the paper's none of a sentence's findings is the paper's.
+        """
         chosen = [f for f in self.figures if figures is None or f in figures]
-        return {figure: list(self.judge(root, scale, figure)) for figure in chosen}
+        rows = {figure: list(self.judge(root, scale, figure)) for figure in chosen}
+        if scale == "paper":
+            return rows
+        return {figure: [_as_ours(f) for f in found] for figure, found in rows.items()}
+
+
+def _as_ours(finding: Finding) -> Finding:
+    is_papers = finding.part == "paper"
+    return dataclasses.replace(finding, part="ours") if is_papers else finding
 
 
 def claim(
-    text: str, *, source: str, figures: tuple[str, ...], rule: str, control: str, change: str
+    text: str, *, source: str, figures: tuple[str, ...], rule: str, ours: str
 ) -> Callable[[Judge], Claim]:
     """Makes a claim of the function that judges it."""
-    return lambda judge: Claim(text, source, figures, rule, control, change, judge)
+    return lambda judge: Claim(text, source, figures, rule, ours, judge)

@@ -31,10 +31,8 @@ def random_label_runs(root: Path, scale: str) -> dict[str, list[Result]]:
     rule="against the labels trained on, above its chance level, after the last epoch, TL of the "
     "last layer (level), and how much higher it is than the first layer's (order), fall from p = "
     "0 to 0.5 and from 0.5 to 0.75, where the text has numbers (beyond, it says, TL stays)",
-    control="TL's chance level is subtracted; fewer labels are learned as more are random, and "
+    ours="TL's chance level is subtracted; fewer labels are learned as more are random, and "
     "training accuracy stands beside TL",
-    change="for the order, a measure of it that falls: the middle layer's TL does, while the last "
-    "layer's lead grows",
 )
 def random_labels(root: Path, scale: str, figure: str) -> Iterator[Finding]:
     for label, runs in random_label_runs(root, scale).items():
@@ -91,9 +89,8 @@ def correlation_after_peak(run: Result) -> np.ndarray:
     rule="at each of the paper's weight decays, between 0 and 1, from the epoch of the largest "
     "generalisation gap on, the correlation over epochs of TL(layer 3) − TL(layer 2) with "
     f"training − test accuracy is above {MOVES_WITH}",
-    control=f"where the network does not grok (no weight decay), the correlation is below "
+    ours=f"where the network does not grok (no weight decay), the correlation is below "
     f"{MOVES_WITH}: two curves that both fall would correlate there too",
-    change="more seeds, where three differ",
 )
 def grokking_gaps(root: Path, scale: str, figure: str) -> Iterator[Finding]:
     paper, without = grokking_runs(root, scale)
@@ -107,7 +104,7 @@ def grokking_gaps(root: Path, scale: str, figure: str) -> Iterator[Finding]:
     for run in without:
         number = interval(correlation_after_peak(run))
         outcome, asked = below(number, MOVES_WITH), f"correlation below {MOVES_WITH}"
-        yield Finding(decay(run), asked, number.text(), outcome, number.seeds, control=True)
+        yield Finding(decay(run), asked, number.text(), outcome, number.seeds, part="control")
 
 
 def rise_to_grokking(run: Result) -> np.ndarray:
@@ -127,9 +124,8 @@ def rise_to_grokking(run: Result) -> np.ndarray:
     rule="at each of the paper's weight decays, between 0 and 1, TL of the last layer is higher "
     f"when test accuracy first passes {GROKKED} (at the last epoch, where it never does) than "
     f"when training accuracy first passes {MEMORISED}",
-    control="without weight decay, where nothing groks, TL does not rise from memorisation to the "
+    ours="without weight decay, where nothing groks, TL does not rise from memorisation to the "
     "last epoch",
-    change="more seeds and epochs, where a seed does not grok in those there are",
 )
 def grokking_rise(root: Path, scale: str, figure: str) -> Iterator[Finding]:
     paper, without = grokking_runs(root, scale)
@@ -143,7 +139,7 @@ def grokking_rise(root: Path, scale: str, figure: str) -> Iterator[Finding]:
         end = 100 * run["test_accuracy"][:, -1].mean()
         text = f"{number.text(3)}; test accuracy at the end {end:.1f} %"
         outcome, asked = below(number, 0), "TL does not rise"
-        yield Finding(decay(run), asked, text, outcome, number.seeds, control=True)
+        yield Finding(decay(run), asked, text, outcome, number.seeds, part="control")
 
 
 ORDERS = 0.8  # rank correlation of a measure of generalisation with test accuracy
@@ -163,10 +159,8 @@ def rank_correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     f"{ORDERS} (random labels); at the end of training it is higher at each of the paper's weight "
     "decays, which grok, than without decay, which does not. Within training: in its second half "
     "the rank correlation over epochs with test accuracy is above 0",
-    control="training accuracy needs no test data either: with random labels, TL's rank "
+    ours="training accuracy needs no test data either: with random labels, TL's rank "
     "correlation is higher",
-    change="a theory that says on which rows, and between which networks, TL is to be compared: "
-    "on test rows it tells the networks that grok from the one that does not",
 )
 def generalisation(root: Path, scale: str, figure: str) -> Iterator[Finding]:
     if figure == "12":
@@ -203,7 +197,7 @@ def over_random_labels(label: str, runs: list[Result]) -> Iterator[Finding]:
     gain = interval(r - r_train)
     asked = "rank correlation over p above that of training accuracy"
     number = f"{gain.text()}; training accuracy's {r_train.mean():.2f}"
-    yield Finding(label, asked, number, above(gain, 0), gain.seeds, control=True)
+    yield Finding(label, asked, number, above(gain, 0), gain.seeds, part="control")
 
 
 def against_no_decay(run: Result, other: Result) -> Finding:

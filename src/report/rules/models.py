@@ -34,10 +34,9 @@ FALLS_WITH = -0.8  # rank correlation that counts as "the lower, the higher"
     figures=("5", "10"),
     rule=f"at the best epochs, the rank correlation over β is below {FALLS_WITH}: of β and TL "
     "(Figure 10), and of TL and the interpolation's error (Figure 5)",
-    control="a large β blurs every decoded image, and blur alone is an error against the images' "
+    ours="a large β blurs every decoded image, and blur alone is an error against the images' "
     "own mixture: the same correlation of TL with the error against the mixture of the two decoded "
     "ends, which no blur enters. 32 latents leave TL of 10,000 images next to no chance level",
-    change="nothing that more seeds would tell: without blur the sign is the other one",
 )
 def autoencoders(root: Path, scale: str, figure: str) -> Iterator[Finding]:
     for run in lookup(vae_target_linearity, root, scale):
@@ -46,18 +45,18 @@ def autoencoders(root: Path, scale: str, figure: str) -> Iterator[Finding]:
         values = {n: np.take_along_axis(run[n], best, 2)[..., 0].T for n in names}  # (seed, beta)
         ends = {n: " → ".join(f"{v.mean(0)[i]:.4f}" for i in (0, -1)) for n, v in values.items()}
         betas = np.broadcast_to(run["beta"], values["tl"].shape)
-        pairs = [("β and TL", betas, "tl", False)]
+        pairs = [("β and TL", betas, "tl", "paper")]
         if figure == "5":
             pairs = [
-                ("TL and interpolation error", values["tl"], "interpolation_error", False),
-                ("TL and the error without blur", values["tl"], "decoder_nonlinearity", True),
+                ("TL and interpolation error", values["tl"], "interpolation_error", "paper"),
+                ("TL and the error without blur", values["tl"], "decoder_nonlinearity", "control"),
             ]
-        for what, first, name, control in pairs:
+        for what, first, name, part in pairs:
             rows = zip(first, values[name], strict=True)
             r = interval(np.array([spearmanr(*row).statistic for row in rows]))
             number = f"{r.text()}; {ends[name]} from β = {run['beta'][0]:g} to {run['beta'][-1]:g}"
             asked = f"{what}: rank correlation below {FALLS_WITH}"
-            yield Finding(run.label, asked, number, below(r, FALLS_WITH), r.seeds, control)
+            yield Finding(run.label, asked, number, below(r, FALLS_WITH), r.seeds, part)
 
 
 def longest(script: ModuleType, root: Path, scale: str) -> list[Result]:
@@ -110,10 +109,9 @@ ROWS = {"train_tl": "training rows", "held_out_tl": "held-out rows"}
     "pre-trained model. Of a task's results the one with most epochs is judged, and nothing is "
     f"decided while its validation score (F1 of entities, else accuracy) rises by {STILL} or more "
     "in the last epoch",
-    control="with few rows TL is far above zero by chance, and words come again and again: the "
+    ours="with few rows TL is far above zero by chance, and words come again and again: the "
     "last layer's TL is above its chance level, for tagged words that of labels permuted between "
     "word types; held-out rows need no chance level",
-    change="more seeds, for SST-2, which has one, and for held-out rows of WNUT",
 )
 def fine_tuning(root: Path, scale: str, figure: str) -> Iterator[Finding]:
     # takes four seconds to import, and other claims do without
@@ -153,10 +151,10 @@ def chance_finding(run: Result, where: str) -> Finding:
     name = "train_type_chance" if is_tagged else "train_chance"
     asked = f"TL of the last layer above chance{' between word types' * bool(is_tagged)}"
     if name not in run.arrays:
-        return Finding(where, asked, control=True)
+        return Finding(where, asked, part="control")
     gain = interval((run["train_tl"] - run[name])[:, -1, -1])
     number = f"{gain.text(3)}; chance {run[name][:, -1, -1].mean():.3f}"
-    return Finding(where, asked, number, above(gain, 0), gain.seeds, control=True)
+    return Finding(where, asked, number, above(gain, 0), gain.seeds, part="control")
 
 
 @claim(
@@ -165,9 +163,8 @@ def chance_finding(run: Result, where: str) -> Finding:
     figures=("11",),
     rule="TL of the pre-trained model is above that of the initialised one in every layer, on "
     "training rows and on held-out ones",
-    control="both models have the same rows, features and ranks, so chance is the same for both; "
+    ours="both models have the same rows, features and ranks, so chance is the same for both; "
     "seeds differ by the initialised model alone",
-    change="more seeds for SST-2",
 )
 def pre_training(root: Path, scale: str, figure: str) -> Iterator[Finding]:
     for run in longest(experiment("bert_target_linearity"), root, scale):
@@ -188,21 +185,20 @@ def pre_training(root: Path, scale: str, figure: str) -> Iterator[Finding]:
     figures=("10",),
     rule="at the best epochs, for every β and seed, halves of all pairs of 1,000 training images: "
     "the least-squares map's error on mixtures is at most its mean error",
-    control="the proposition is about the best decoder, for which the least-squares map stands, by "
+    ours="the proposition is about the best decoder, for which the least-squares map stands, by "
     "the triangle inequality alone: the trained decoder's error on mixtures must be below the "
     "bound too",
-    change="nothing for the bound; for the trained decoder, another β",
 )
 def proposition_3(root: Path, scale: str, figure: str) -> Iterator[Finding]:
     for run in lookup(vae_target_linearity, root, scale):
         asked, control = "left at most right", "the trained decoder's error below the bound"
         if "mixture_left" not in run.arrays:
             yield Finding(run.label, asked)
-            yield Finding(run.label, control, control=True)
+            yield Finding(run.label, control, part="control")
             continue
         left, right, decoder = (run[f"mixture_{n}"].T for n in ("left", "right", "decoder"))
         beside = f"; by β {means(left)} and {means(right)}"
         yield holds_everywhere(run.label, asked, left <= right, beside)
         outcome, deciding = all_above(right - decoder)
         number = f"margin {deciding.text(3)}; by β {means(decoder)}"
-        yield Finding(run.label, control, number, outcome, deciding.seeds, control=True)
+        yield Finding(run.label, control, number, outcome, deciding.seeds, part="control")

@@ -40,9 +40,8 @@ def networks(root: Path, scale: str, names: tuple[str, ...] = ()) -> Iterator[tu
     figures=("statements",),
     rule="with ‖h‖ = 1, for every sample, unit, hidden layer, rate and moment of training: the "
     "bound with ReLU, tanh and GELU, the sign with ReLU and tanh, which are monotone",
-    control="with the norms that the inputs of a layer have, the bound must hold too, for networks "
+    ours="with the norms that the inputs of a layer have, the bound must hold too, for networks "
     "do not normalise them",
-    change="normalised layers, where the assumption is true of a trained network",
 )
 def proposition_1(root: Path, scale: str, figure: str) -> Iterator[Finding]:
     for where, run in networks(root, scale, ("relu", "tanh", "gelu")):
@@ -56,7 +55,7 @@ def proposition_1(root: Path, scale: str, figure: str) -> Iterator[Finding]:
         own = run["activation_bound_own"]
         asked, number = "the bound, the inputs' own norms", f"least share {own.min():.3f}"
         outcome = "met" if (own == 1).all() else "not met"
-        yield Finding(where, asked, number, outcome, control=True)
+        yield Finding(where, asked, number, outcome, part="control")
 
 
 @claim(
@@ -64,10 +63,8 @@ def proposition_1(root: Path, scale: str, figure: str) -> Iterator[Finding]:
     source="Theorem 2",
     figures=("statements",),
     rule="in every layer, moment of training and λ > 0, T_λ is at least the bound",
-    control="T_λ is at least zero anyway (targets centred): the bound must be above zero in some "
+    ours="T_λ is at least zero anyway (targets centred): the bound must be above zero in some "
     "measurement. It never exceeds −1, for any data: core/bounds.py has the proof",
-    change="nothing that data could tell; another constant. Ours, the surrogate over its largest "
-    "value, bounds TL and says something",
 )
 def theorem_2(root: Path, scale: str, figure: str) -> Iterator[Finding]:
     for where, run in networks(root, scale):
@@ -79,7 +76,7 @@ def theorem_2(root: Path, scale: str, figure: str) -> Iterator[Finding]:
         number = f"largest {bound.max():.4g}; ours {run['tl_bound'][:, -1].mean():.3f} where TL is "
         number += f"{run['tl_intercept'][:, -1].mean():.3f} at the end, least gap {gap.min():.1e}"
         outcome = "met" if bound.max() > 0 else "not met"
-        yield Finding(where, "the bound is above zero", number, outcome, control=True)
+        yield Finding(where, "the bound is above zero", number, outcome, part="control")
 
 
 FACTOR = 2.0  # within which two numbers are about equal
@@ -98,9 +95,8 @@ def share_within(ratio: np.ndarray) -> np.ndarray:
     rule="ReLU network without biases (f 1-homogeneous), every layer but the last, every moment of "
     f"training, one step at the smallest rate: predicted over actual change is above 0 in more "
     f"than {MOSTLY} of the measurements, and within a factor of {FACTOR:g} of one in as many",
-    control="the last layer, after which f is linear, and deep linear networks obey by "
+    ours="the last layer, after which f is linear, and deep linear networks obey by "
     "construction, and do not count",
-    change="layers near the output alone",
 )
 def theorem_3(root: Path, scale: str, figure: str) -> Iterator[Finding]:
     for where, run in networks(root, scale, ("relu",)):
@@ -123,9 +119,8 @@ ERROR = 0.5  # relative error of an approximation that is one
     figures=("statements",),
     rule="homogeneous networks (ReLU, squared ReLU), every layer but the last, after training: the "
     f"relative error over all pairs of samples is below {ERROR}",
-    control="the last layer and deep linear networks have no error by construction, and do not "
+    ours="the last layer and deep linear networks have no error by construction, and do not "
     "count",
-    change="layers near the output alone",
 )
 def lemma_3(root: Path, scale: str, figure: str) -> Iterator[Finding]:
     for where, run in networks(root, scale, HOMOGENEOUS):
@@ -144,9 +139,8 @@ def lemma_3(root: Path, scale: str, figure: str) -> Iterator[Finding]:
     figures=("statements",),
     rule="homogeneous networks, after training: Lemma 3's relative error, the part of the rest of "
     "the network that is nonlinear between samples, falls from each layer to the next",
-    control="a rest of fewer layers is less nonlinear before training too: training must lower the "
+    ours="a rest of fewer layers is less nonlinear before training too: training must lower the "
     "error in every layer but the last",
-    change="a measure of what is left to supply that training lowers",
 )
 def sequential_linearisation(root: Path, scale: str, figure: str) -> Iterator[Finding]:
     for where, run in networks(root, scale, HOMOGENEOUS):
@@ -157,7 +151,7 @@ def sequential_linearisation(root: Path, scale: str, figure: str) -> Iterator[Fi
         outcome, deciding = all_above((error[:, 0] - error[:, -1])[:, :-1])
         number = f"fall {deciding.text()}; before training {means(error[:, 0])}"
         asked = "training lowers the error"
-        yield Finding(where, asked, number, outcome, deciding.seeds, control=True)
+        yield Finding(where, asked, number, outcome, deciding.seeds, part="control")
 
 
 ANSATZ = 0.9  # cosine of WᵀW and AGOP that counts as proportional
@@ -173,9 +167,8 @@ INTERPOLATES = 0.01  # share of its start to which the loss must fall
     f"WᵀW and AGOP is above {ANSATZ}, and C_l‖y‖⁴ is within a factor of {FACTOR:g} of S. "
     "Conclusions, every layer: S is at least the bound, the bound rises from each layer to the "
     "next, and so does S",
-    control=f"the network interpolates: its loss ends below {INTERPOLATES} of its start, and else "
+    ours=f"the network interpolates: its loss ends below {INTERPOLATES} of its start, and else "
     "nothing is decided. In the last layer AGOP is WᵀW by construction, and does not count",
-    change="networks for which the Ansatz holds in hidden layers",
 )
 def theorem_4(root: Path, scale: str, figure: str) -> Iterator[Finding]:
     for where, run in networks(root, scale, HOMOGENEOUS):
@@ -228,9 +221,8 @@ GOES_WITH = -0.8  # rank correlation of CKA and NC1
     "/ (‖G_id‖ ‖YYᵀ‖), the linear CKA of responses and classes, which the maximum makes one, ends "
     f"above {NEARLY_ONE}; its rank correlation with NC1 over the measured epochs is below "
     f"{GOES_WITH}",
-    control=f"the network has collapsed: NC1 and both parts of NC2 end below {COLLAPSED}, and else "
+    ours=f"the network has collapsed: NC1 and both parts of NC2 end below {COLLAPSED}, and else "
     "the CKA at the end decides nothing; it is higher after training than before",
-    change="training until NC1 and NC2 are zero, where the CKA is one by the proposition",
 )
 def proposition_2(root: Path, scale: str, figure: str) -> Iterator[Finding]:
     for where, run in networks(root, scale, ("gelu", "gelu_squared_loss")):
@@ -246,7 +238,7 @@ def proposition_2(root: Path, scale: str, figure: str) -> Iterator[Finding]:
         r = interval(np.array([spearmanr(*row).statistic for row in rows]))
         asked = f"rank correlation of CKA and NC1 below {GOES_WITH}"
         yield Finding(where, asked, r.text(), below(r, GOES_WITH), r.seeds)
-        yield Finding(where, "CKA rises", rise.text(3), above(rise, 0), rise.seeds, control=True)
+        yield Finding(where, "CKA rises", rise.text(3), above(rise, 0), rise.seeds, part="control")
 
 
 ZERO = 1e-9  # relative size of a sum that cancels, in float64
@@ -258,8 +250,7 @@ ZERO = 1e-9  # relative size of a sum that cancels, in float64
     figures=("statements",),
     rule="homogeneous networks, every layer and moment of training: the sum of Lemma 3's errors is "
     f"less than {ZERO:.0e} of the sum of their sizes",
-    control="without centring the sum is not zero: it is a share of the sizes that stands beside",
-    change="nothing: an identity, which needs no homogeneity",
+    ours="without centring the sum is not zero: it is a share of the sizes that stands beside",
 )
 def proposition_4(root: Path, scale: str, figure: str) -> Iterator[Finding]:
     for where, run in networks(root, scale, (*HOMOGENEOUS, "linear")):
@@ -280,9 +271,8 @@ ALIKE = 0.01  # by which cosine and ratio of lengths may differ from one
     figures=("statements",),
     rule="one step at the smallest rate, every layer and moment of training: cosine and ratio of "
     f"lengths of the two are within {ALIKE} of one",
-    control="none is needed for an expansion; at ten times the rate both are farther from one, "
+    ours="none is needed for an expansion; at ten times the rate both are farther from one, "
     "which stands beside",
-    change="a layer whose step is not small beside its weights at that rate",
 )
 def whitening_forms(root: Path, scale: str, figure: str) -> Iterator[Finding]:
     for where, run in networks(root, scale):

@@ -14,6 +14,7 @@ from report.verdicts import (
     Finding,
     Interval,
     Outcome,
+    Part,
     above,
     all_above,
     below,
@@ -34,10 +35,8 @@ SPLITS = {"train": "training set", "test": "test set"}
     "hidden layer after the last epoch than before training, and then rise from each layer to the "
     "next, on the training set and (TL) on the test set; the last layer's TL goes on rising in "
     "the second half of training",
-    control="the chance level of TL, about rank / N, is subtracted; the test set, whose TL no "
+    ours="the chance level of TL, about rank / N, is subtracted; the test set, whose TL no "
     "layer was fitted to",
-    change="training that ends when the test set's TL is highest; SGD alone, which keeps the "
-    "surrogate's order",
 )
 def linearity(root: Path, scale: str, figure: str) -> Iterator[Finding]:
     for run in lookup(target_linearity, root, scale, **RECIPES[figure].settings(scale)):
@@ -77,8 +76,7 @@ def straightness(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     rule="from epoch 1 on, on the training set, in every hidden layer: the logarithm of the "
     "surrogate is nearer to a line in the epoch than to one in its logarithm (a power), and TL "
     "nearer to a line in the logarithm of the epoch than to one in the epoch, by R²",
-    control="each is held against the other way to grow; a straight line fits most rising curves",
-    change="training that is stopped earlier or later: how a curve bends depends on where it ends",
+    ours="each is held against the other way to grow; a straight line fits most rising curves",
 )
 def growth(root: Path, scale: str, figure: str) -> Iterator[Finding]:
     for run in lookup(target_linearity, root, scale, **RECIPES[figure].settings(scale)):
@@ -111,11 +109,9 @@ IMPROVED = 0.8  # share of its start to which a narrow network's y_OLS must come
     f"first loss throughout, and y_OLS moves by less than {HELD} of it. The narrowest: that share "
     f"is less than {SHARE}, ‖y − y_OLS‖² falls to less than {IMPROVED} of its start, and the loss "
     "ends below the widest's",
-    control="with as many features as samples y_OLS is y for any features: the same of the widest "
+    ours="with as many features as samples y_OLS is y for any features: the same of the widest "
     "network with fewer features than samples, and ‖y − y_OLS‖² of the widest on held-out samples "
     "(a few more samples than features leave little room as well)",
-    change="more samples than features by a factor, where a wide network's y_OLS is not near y by "
-    "counting alone",
 )
 def lazy_and_rich(root: Path, scale: str, figure: str) -> Iterator[Finding]:
     runs = sorted(lookup(staircase, root, scale), key=lambda run: run.config["width"])
@@ -129,11 +125,11 @@ def lazy_and_rich(root: Path, scale: str, figure: str) -> Iterator[Finding]:
         values: np.ndarray,
         outcome: Callable[[Interval], Outcome],
         beside: str = "",
-        control: bool = False,
+        part: Part = "paper",
     ) -> Finding:
         number, where = interval(values), f"width {run.config['width']}"
         text = number.text(3) + beside
-        return Finding(where, asked, text, outcome(number), number.seeds, control)
+        return Finding(where, asked, text, outcome(number), number.seeds, part)
 
     def fall(run: Result, name: str) -> np.ndarray:
         return run[name][:, 0] - run[name][:, -1]
@@ -153,13 +149,13 @@ def lazy_and_rich(root: Path, scale: str, figure: str) -> Iterator[Finding]:
     samples = f"; {wide.config['samples']} samples"
     yield finding(wide, asked_near, near(wide, ""), lambda n: below(n, HELD), samples)
     asked_held, held_out = f"{asked_near}, on held-out samples", near(wide, "held_out_")
-    yield finding(wide, asked_held, held_out, lambda n: below(n, HELD), control=True)
+    yield finding(wide, asked_held, held_out, lambda n: below(n, HELD), part="control")
     if wide.config["width"] >= wide.config["samples"]:
         fewer = [run for run in runs[1:] if run.config["width"] < run.config["samples"]]
         for run in fewer[-1:]:
             text = f"{asked} above {SHARE}"
-            yield finding(run, text, share(run), lambda n: above(n, SHARE), samples, True)
-            yield finding(run, asked_near, near(run, ""), lambda n: below(n, HELD), samples, True)
+            yield finding(run, text, share(run), lambda n: above(n, SHARE), samples, "control")
+            yield finding(run, asked_near, near(run, ""), lambda n: below(n, HELD), samples, "control")
     yield finding(narrow, f"{asked} below {SHARE}", share(narrow), lambda n: below(n, SHARE))
     improved = narrow["ols_error"][:, -1] / narrow["ols_error"][:, 0]
     text = f"‖y − y_OLS‖² ends below {IMPROVED} of its start"
@@ -192,10 +188,9 @@ def up_to_terminal(run: Result) -> list[slice]:
     f"terminal phase (training accuracy {FITTED}) the rank correlation over epochs of TL and NC1 "
     f"is below {RISES_AS_NC1_FALLS}, in the last layer and pooled over layers; at both weight "
     "decays",
-    control="over a plateau a rank correlation is one of noise: it is judged up to the terminal "
+    ours="over a plateau a rank correlation is one of noise: it is judged up to the terminal "
     "phase, and the last layer's NC1 must fall until then by more than twice the standard "
     "deviation of its steps after",
-    change="measurements closer than five epochs: MNIST is fitted after a few of them",
 )
 def collapse_subsumed(root: Path, scale: str, figure: str) -> Iterator[Finding]:
     for decay in DECAYS:
@@ -230,4 +225,4 @@ def collapse_findings(run: Result) -> Iterator[Finding]:
     late = last[:, -1].mean()
     number += f"{'up' if late > start.mean() else 'down'} to {late:.3f} at the end"
     asked = "NC1 of the last layer falls by more than noise"
-    yield Finding(where, asked, number, above(falls, 0), falls.seeds, control=True)
+    yield Finding(where, asked, number, above(falls, 0), falls.seeds, part="control")

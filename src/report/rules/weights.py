@@ -19,6 +19,7 @@ from report.lookup import lookup
 from report.verdicts import (
     EQUIVALENCE_LEVEL,
     Finding,
+    Part,
     above,
     all_above,
     all_below,
@@ -39,9 +40,7 @@ STRAIGHT = 0.9  # R² of a straightened roll
     figures=("1",),
     rule="at epoch 50 the linear R² of the virtual points against the target is above that of the "
     f"points themselves, and above {STRAIGHT}",
-    control="gradients of a network that is never trained: the trained network's R² is higher",
-    change="more seeds, for the two R² that are not decided; a rate γ, fixed beforehand, at which "
-    "the trained network's gradients straighten the roll and the others' do not",
+    ours="gradients of a network that is never trained: the trained network's R² is higher",
 )
 def swiss_roll(root: Path, scale: str, figure: str) -> Iterator[Finding]:
     for run in lookup(swissroll, root, scale):
@@ -55,7 +54,7 @@ def swiss_roll(root: Path, scale: str, figure: str) -> Iterator[Finding]:
         more = interval(r2[:, epoch] - frozen[:, epoch])
         number = f"{more.text()}; never trained {interval(frozen[:, epoch]).text()}"
         asked = "R² above that with a never-trained network's gradients"
-        yield Finding(run.label, asked, number, above(more, 0), seeds, control=True)
+        yield Finding(run.label, asked, number, above(more, 0), seeds, part="control")
 
 
 RATE = 0.01  # of the figures
@@ -88,11 +87,11 @@ def gain(run: Result) -> np.ndarray:
 
 
 def match(
-    figure: str, asked: str, first: Result, second: Result | None, control: bool = False
+    figure: str, asked: str, first: Result, second: Result | None, part: Part = "paper"
 ) -> Finding:
     """Whether the first matches the second: is as good or better, or in Figure 6 neither."""
     if second is None:
-        return Finding(first.label, asked, control=control)
+        return Finding(first.label, asked, part=part)
     error = 100 - accuracy(second).mean()
     margin = MARGIN * error
     number = interval(np.subtract(*paired(first, second, accuracy)), EQUIVALENCE_LEVEL)
@@ -103,7 +102,7 @@ def match(
     text = f"{number.text()} (90 %) points, to be {limit}; error rate {error:.2f} %"
     if rates[0] != rates[1]:
         text += f"; rates {rates[0]:g} and {rates[1]:g}"
-    return Finding(first.label, asked, text, outcome, number.seeds, control)
+    return Finding(first.label, asked, text, outcome, number.seeds, part)
 
 
 @claim(
@@ -117,10 +116,8 @@ def match(
     "one-sided tests at 5 %. A share of the errors is the same demand on every data set: it is "
     "0.1 points on MNIST and 2.4 on CIFAR-10, where half a point is a quarter of MNIST's errors "
     "and a hundredth of CIFAR-10's",
-    control="whitened steps are shorter than plain ones: against plain steps scaled, layer by "
+    ours="whitened steps are shorter than plain ones: against plain steps scaled, layer by "
     "layer and step by step, to the whitened step's length (step-matched), by the same margin",
-    change="a whitened method that loses less than the margin on MNIST at its best rate; for the "
-    "CNN, rates other than the figure's",
 )
 def whitening(root: Path, scale: str, figure: str) -> Iterator[Finding]:
     for methods in arms({"2": whiten, "6": whiten_cnn}[figure], root, scale).values():
@@ -134,10 +131,10 @@ def whitening(root: Path, scale: str, figure: str) -> Iterator[Finding]:
             yield match(figure, asked, best(exact), best(plain))
         if RATE in exact:
             asked = f"whitened (exact) − step-matched at rate {RATE:g}"
-            yield match(figure, asked, exact[RATE], matched.get(RATE), control=True)
+            yield match(figure, asked, exact[RATE], matched.get(RATE), part="control")
         if best(exact):
             asked = "whitened (exact) − step-matched, each at its best rate"
-            yield match(figure, asked, best(exact), best(matched), control=True)
+            yield match(figure, asked, best(exact), best(matched), part="control")
 
 
 LITTLE = 0.1  # share of plain training's gain in accuracy
@@ -151,10 +148,8 @@ LITTLE = 0.1  # share of plain training's gain in accuracy
     "brings it nearest to the plain step), a network gains in test accuracy over its untrained "
     f"self less than {100 * LITTLE:g} % of what plain training gains, at rate {RATE:g} and at "
     "plain's best rate",
-    control="biases are no part of the projection and take plain steps in every arm: the share by "
+    ours="biases are no part of the projection and take plain steps in every arm: the share by "
     "which the complement passes biases that are trained alone",
-    change="a complement that hardly learns; tried before this rule: 62 % on MNIST after two "
-    "epochs (plain 93 %), 82 % on digits (plain 93 %)",
 )
 def residual(root: Path, scale: str, figure: str) -> Iterator[Finding]:
     for label, methods in arms({"2": whiten, "6": whiten_cnn}[figure], root, scale).items():
@@ -173,13 +168,13 @@ def residual(root: Path, scale: str, figure: str) -> Iterator[Finding]:
             yield Finding(label, asked, number, below(share, LITTLE), share.seeds)
             asked = f"beyond biases alone, the complement's share below {LITTLE} at rate {rate:g}"
             if rate not in biases:
-                yield Finding(label, asked, control=True)
+                yield Finding(label, asked, part="control")
                 continue
             more = np.subtract(*paired(complement[rate], biases[rate], accuracy)) / 100
             share = interval(more / paired(plain[rate], biases[rate], gain)[0])
             number = f"{share.text()}; biases alone {accuracy(biases[rate]).mean():.1f} %"
             outcome = below(share, LITTLE)
-            yield Finding(label, asked, number, outcome, share.seeds, control=True)
+            yield Finding(label, asked, number, outcome, share.seeds, part="control")
 
 
 ABOUT = 0.05  # by which a correlation that is "about" the text's may differ
@@ -194,12 +189,10 @@ APART = 0.5  # relative difference of two matrices that are not near each other
     rule="plain SGD, input layer, last epoch, Pearson's ρ of the diagonals: that of WᵀW and Σ VCS "
     f"is within {ABOUT} of the text's 0.98, that of WᵀW and AGOP of its 0.71; the first is "
     "higher; so it is for ΔWᵀW in place of WᵀW, and for whole matrices",
-    control="ρ does not see lengths, and both pictures show where images vary: Theorem 1 says "
+    ours="ρ does not see lengths, and both pictures show where images vary: Theorem 1 says "
     f"that ΔWᵀW and Σ VCS are near each other, so ‖ΔWᵀW − Σ VCS‖ / ‖Σ VCS‖ must be below {APART} "
     "too; so it must over the first steps of the statements' networks, in every layer. The last "
     "layer's ρ is not judged: its AGOP is WᵀW by construction",
-    change="a smaller rate, at which the terms of second order do not add up to the shift's own "
-    "size",
 )
 def virtual_covariance_shift(root: Path, scale: str, figure: str) -> Iterator[Finding]:
     if figure == "statements":
@@ -228,7 +221,7 @@ def virtual_covariance_shift(root: Path, scale: str, figure: str) -> Iterator[Fi
         error = interval(rho("relative_error"))
         asked = f"‖ΔWᵀW − Σ VCS‖ / ‖Σ VCS‖ below {APART}"
         number = f"{error.text()}; rate {run.config['rate']:g}"
-        yield Finding(run.label, asked, number, below(error, APART), error.seeds, control=True)
+        yield Finding(run.label, asked, number, below(error, APART), error.seeds, part="control")
 
 
 def first_steps(root: Path, scale: str) -> Iterator[Finding]:
@@ -242,7 +235,7 @@ def first_steps(root: Path, scale: str) -> Iterator[Finding]:
         number += f"after {run['step'][-1]} steps: {', '.join(largest)}"
         where = f"{run.label}, {run.config['network']}"
         asked = f"‖ΔWᵀW − Σ VCS‖ / ‖Σ VCS‖ below {APART}"
-        yield Finding(where, asked, number, outcome, deciding.seeds, control=True)
+        yield Finding(where, asked, number, outcome, deciding.seeds, part="control")
 
 
 IDENTITY = 1e-10  # residual of an identity in float64
@@ -260,9 +253,8 @@ ALIGNED = 0.99  # cosine of the two changes at the smallest rate
     f"falls with the rate with a slope above {SLOPE} between the two smallest rates, in every "
     f"layer, and their cosine at the smallest is above {ALIGNED}; of single steps, of MLPs and of "
     "a CNN, the relative difference falls with such a slope at every moment of training",
-    control="none is needed for an identity; the second half is for plain gradient descent, and "
+    ours="none is needed for an identity; the second half is for plain gradient descent, and "
     "claim 12 shows how far apart the two are at the rate of Figure 7",
-    change="a layer or a batch size whose error does not fall with the rate",
 )
 def gram_movement(root: Path, scale: str, figure: str) -> Iterator[Finding]:
     if figure == "statements":
