@@ -146,35 +146,36 @@ def execute_notebook(name: str, config: Config) -> bool:
 
 def table_rows(
     config: Config, judged: index.Judged, seconds: Mapping[str, float], failed: Collection[str]
-) -> list[tuple[str, str, str, str, str]]:
-    """Figure, claim, findings in short, verdict, seconds of each claim."""
-    rows = []
+) -> list[tuple[str, ...]]:
+    """Figure, claim, findings in short, the paper's verdict and ours, seconds of each claim."""
+    rows: list[tuple[str, ...]] = []
     for figure in config.figures:
         diverged = divergences(config.results, config.scale, RECIPES[figure].scripts)
         claims = [claim for claim in CLAIMS if figure in claim.figures]
         for claim in claims:
             findings = judged[claim][figure]
-            state = "failed" if figure in failed else papers_verdict(findings)
+            verdicts = papers_verdict(findings), our_verdict(findings)
+            verdicts = ("failed", "failed") if figure in failed else verdicts
             measured = f"{counts(findings)}. {decided_by(findings)}"
             measured = ". ".join([measured, *diverged])
-            rows.append((figure, claim.text, measured, state, f"{seconds[figure]:.0f}"))
+            rows.append((figure, claim.text, measured, *verdicts, f"{seconds[figure]:.0f}"))
         if not claims:
-            state = "failed" if figure in failed else "no claim"
-            rows.append((figure, RECIPES[figure].title, "", state, f"{seconds[figure]:.0f}"))
+            states = ("failed" if figure in failed else "no claim", "")
+            rows.append((figure, RECIPES[figure].title, "", *states, f"{seconds[figure]:.0f}"))
     return rows
 
 
 def print_table(rows: list[tuple[str, ...]]) -> None:
     """Columns of fixed width, their text wrapped."""
-    widths = (10, 30, 60, 13, 7)
-    for row in [("figure", "claim", "measured", "verdict", "seconds"), *rows]:
+    widths = (10, 30, 50, 14, 14, 7)
+    for row in [("figure", "claim", "measured", "the paper's", "ours", "seconds"), *rows]:
         cells = [
             textwrap.wrap(text, width) or [""] for text, width in zip(row, widths, strict=True)
         ]
         for i in range(max(map(len, cells))):
             parts = (cell[i] if i < len(cell) else "" for cell in cells)
             print("  ".join(map(str.ljust, parts, widths)).rstrip())
-        print("-" * (sum(widths) + 8))
+        print("-" * (sum(widths) + 2 * len(widths) - 2))
 
 
 def shown(step: Step) -> str:

@@ -70,8 +70,8 @@ def test_a_figure_that_fails_is_told_and_the_others_are_made(monkeypatch, tmp_pa
 
     assert call(monkeypatch, tmp_path, does_well, "--figures", "1", "4", "8") == 1
     printed = capsys.readouterr().out
-    verdicts = dict(re.findall(r"^(\d+) .*?(failed|not measured)", printed, re.MULTILINE))
-    assert verdicts == {"1": "failed", "4": "failed", "8": "not measured"}
+    verdicts = dict(re.findall(r"^(\d+) .*?(failed|not run)", printed, re.MULTILINE))
+    assert verdicts == {"1": "failed", "4": "failed", "8": "not run"}
     assert "figure 4: failed" in printed
 
 

@@ -11,7 +11,7 @@ from lab import cli, files
 from report.lookup import divergences
 from report.recipes import RECIPES, Recipe, flags, picture, took
 from report.rules import number
-from report.verdicts import Claim, Finding, counts, decided_by, verdict
+from report.verdicts import Claim, Finding, counts, decided_by, our_verdict, papers_verdict
 
 Judged = Mapping[Claim, Mapping[str, Sequence[Finding]]]  # claim -> figure -> findings
 NOTEBOOKS = cli.ROOT / "notebook"
@@ -76,7 +76,10 @@ def _figures_table(root: Path, scale: str, judged: Judged) -> Iterator[str]:
     for figure, recipe in RECIPES.items():
         pictures = [path for path in _pictures(root, scale, figure) if path.suffix == ".png"]
         links = [f'<a href="{_link(p)}">{escape(p.name)}</a>' for p in pictures[:1]]
-        verdicts = [_mark(findings, claim) for claim, findings in _claims(judged, figure)]
+        verdicts = [
+            _mark(papers_verdict(findings), f"{number(claim)}: ")
+            for claim, findings in _claims(judged, figure)
+        ]
         name = f'<a href="#figure-{figure}">{escape(_title(figure, recipe))}</a>'
         notebook = _notebook(root, recipe)
         cells = (notebook, name, *(links or ["not made yet"]), took(root, scale, recipe))
@@ -91,10 +94,15 @@ def _claims_table(judged: Judged) -> Iterator[str]:
         findings = [finding for some in by_figure.values() for finding in some]
         links = (f'<a href="#figure-{figure}">{figure}</a>' for figure in claim.figures)
         text = f"{number(claim)}: {escape(claim.text)}"
-        rows.append((text, _mark(findings), escape(decided_by(findings)), ", ".join(links)))
+        verdicts = (_mark(said(findings)) for said in (papers_verdict, our_verdict))
+        rows.append((text, *verdicts, escape(decided_by(findings)), ", ".join(links)))
     yield '<h2 id="claims">The claims</h2>'
-    caption = "Decided by: a finding that is not met, or not decided, where there is one"
-    yield from _table(caption, ("claim", "verdict", "decided by", "figures"), rows)
+    caption = (
+        "The paper's: on its own sentence, data and rows; ours: on everything else. Decided by: a "
+        "finding that is not met, or not decided, where there is one"
+    )
+    names = ("claim", "the paper's", "ours", "decided by", "figures")
+    yield from _table(caption, names, rows)
 
 
 def _table(caption: str, names: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
@@ -122,7 +130,9 @@ def _section(root: Path, scale: str, figure: str, recipe: Recipe, judged: Judged
     if not pictures:
         yield "<p>Not made yet.</p>"
     for claim, findings in _claims(judged, figure):
-        yield f"<p>Claim {number(claim)}: {escape(claim.text)}.<br>{_mark(findings)}</p>"
+        yield f"<p>Claim {number(claim)}: {escape(claim.text)}.</p>"
+        yield _mark(papers_verdict(findings), "the paper's: ")
+        yield _mark(our_verdict(findings), "ours: ")
         yield f"<p>{escape(counts(findings))}. {escape(decided_by(findings))}</p>"
     for line in divergences(root, scale, recipe.scripts):
         yield f"<p>{escape(line)}</p>"
@@ -132,10 +142,8 @@ def _claims(judged: Judged, figure: str) -> list[tuple[Claim, Sequence[Finding]]
     return [(claim, rows[figure]) for claim, rows in judged.items() if figure in rows]
 
 
-def _mark(findings: Sequence[Finding], claim: Claim | None = None) -> str:
-    """A verdict with a coloured edge, after the number of its claim."""
-    said = verdict(findings)
-    before = f"{number(claim)}: " if claim else ""
+def _mark(said: str, before: str = "") -> str:
+    """A verdict with a coloured edge."""
     return f'<div class="verdict {KINDS.get(said, "")}">{before}{said}</div>'
 
 

@@ -10,11 +10,11 @@ That two methods match is asked by two one-sided tests at 5 %, which is to ask t
 interval of their difference lies within a margin (Schuirmann, J. Pharmacokinet. Biopharm. 1987).
 
 Every claim has two verdicts. The paper's is on its own sentence, data and rows, in the mildest
-reading that can still fail. Ours is on everything else: other data, held-out rows, other optimizers.
-A control is of ours: an explanation that is shut out or is not; it decides neither verdict. Of a
-theorem, lemma or proposition the paper's verdict has three words: whether it is true (the inequality
-or identity as stated), tight (by how much it is missed) and useful (whether it says anything at real
-values).
+reading that can still fail. Ours is on everything else: other data, held-out rows, other
+optimizers. A control is of ours: an explanation that is shut out or is not; it decides neither
+verdict. Of a theorem, lemma or proposition the paper's verdict has three words: whether it is true
+(the inequality or identity as stated), tight (by how much it is missed) and useful (whether it says
+anything at real values).
 
 A claim holds where all its findings are met: each test errs in 5 % of cases or fewer, and so does
 the rule that wants all of them (an intersection–union test), so nothing is corrected for their
@@ -199,8 +199,9 @@ def papers_verdict(findings: Sequence[Finding]) -> str:
     if aspects:
         words = (_aspect(part, findings) for part in ASPECTS if part in aspects)
         return ", ".join(words)
-    if own := [f for f in findings if f.part == "paper" and f.outcome != "not measured"]:
-        return verdict(own)
+    own = verdict([f for f in findings if f.part == "paper"])
+    if own != "not measured":
+        return own
     is_measured = any(f.outcome != "not measured" for f in findings)
     return "not comparable" if is_measured else "not run"
 

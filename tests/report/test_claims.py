@@ -38,23 +38,22 @@ def test_a_claim_says_all_that_a_reviewer_asks_for(claim):
             assert "|" not in value, field.name  # would break its tables
 
 
-def test_the_page_has_every_claim_with_rule_control_and_verdict(judged):
+def test_the_page_has_every_claim_with_both_rules_and_verdicts(judged):
     page = claims.claims_table(judged)
     for claim in CLAIMS:
-        for text in (f"## Claim {number(claim)}: {claim.text}", claim.rule, claim.control):
+        for text in (f"## Claim {number(claim)}: {claim.text}", claim.rule, claim.ours):
             assert text in page
-    assert page.count("Verdict: **not measured** (no result).") == len(CLAIMS) - 1
+    assert page.count("Verdicts: the paper's **not run**; ours **—**.") == len(CLAIMS) - 1
     assert page.count("| met |") == 2  # R² rises, and above the never-trained network's
-    assert "Verdict: **does not hold**" not in page
 
 
 def test_a_line_a_claim_names_the_finding_that_decides(judged):
     summary = claims.claims_summary(judged).splitlines()
     assert len(summary) == 2 + len(CLAIMS)
-    assert summary[3].endswith("| not measured |  | 2, 6 |")
+    assert summary[3].endswith("| not run | — |  | 2, 6 |")
     cells = summary[2].split(" | ")
-    assert cells[1] == "holds in part"
-    assert cells[2].startswith("planted: R² above 0.9: 0.55 [")
+    assert cells[1:3] == ["holds in part", "control met"]
+    assert cells[3].startswith("planted: R² above 0.9: 0.55 [")
 
 
 def test_a_rule_that_was_changed_stands_beside_the_one_it_was(judged):
@@ -67,9 +66,9 @@ def test_a_rule_that_was_changed_stands_beside_the_one_it_was(judged):
 
 
 def test_numbers_of_findings_fit_the_tables():
-    finding = Finding("data", "asked", "1 [0, 2]; beside", "met", 3, control=True)
+    finding = Finding("data", "asked", "1 [0, 2]; beside", "met", 3, "control")
     page = claims.claims_table({weights.swiss_roll: {"1": [finding]}})
-    assert "| 1 | data | control: asked | 1 [0, 2]; beside | 3 | met |" in page
+    assert "| 1 | control | data | asked | 1 [0, 2]; beside | 3 | met |" in page
 
 
 def test_a_document_without_its_marker_is_refused():

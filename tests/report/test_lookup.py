@@ -60,6 +60,39 @@ def test_settings_that_may_have_any_value_are_an_error_where_several_fit(tmp_pat
         find(tmp_path, ("epochs",))
 
 
+def seeds(root, name, own, shift=0.0, **changes):
+    """A result with these seeds: a number each, of an array with the seed as its second axis."""
+    settings = {**target_linearity.Config().hyperparameters(), "seeds": own, **changes}
+    arrays = {"seed": np.array(own), "layer": np.array([1.0, 2.0 + shift])}
+    arrays["x"] = np.array([own, own], dtype=float)  # (layer, seed)
+    axes = {"seed": ("seed",), "layer": ("layer",), "x": ("layer", "seed")}
+    meta = results.make_meta("target_linearity", name, settings, axes, DATA, "cpu", 1)
+    meta["diverged"] = [{"seed": own[-1], "epoch": 1}]
+    path = root / "paper" / "target_linearity" / f"{name}-{results.digest(settings)}.npz"
+    results.write(path, results.Result(arrays, meta))
+
+
+def test_results_that_differ_in_their_seeds_alone_are_one(tmp_path):
+    for own in ([4, 3], [0, 1, 2], [2, 9]):
+        seeds(tmp_path, "a", own)
+    seeds(tmp_path, "a", [7], epochs=5)
+    (run,) = lookup(target_linearity, tmp_path, "paper")
+    assert run["seed"].tolist() == run.config["seeds"] == [0, 1, 2, 3, 4, 9]
+    np.testing.assert_array_equal(run["x"], [run["seed"]] * 2)
+    assert run["layer"].tolist() == [1, 2]
+    assert run.meta["seconds"] == 3
+    assert sorted(entry["seed"] for entry in run.diverged) == [2, 3, 9]
+    (alone,) = lookup(target_linearity, tmp_path, "paper", seeds=(4, 3))
+    assert alone["seed"].tolist() == [4, 3]
+
+
+def test_results_that_differ_in_more_are_not_joined(tmp_path):
+    seeds(tmp_path, "a", [0])
+    seeds(tmp_path, "a", [1], shift=1)
+    with pytest.raises(ResultError, match="differ in more than their seeds"):
+        lookup(target_linearity, tmp_path, "paper")
+
+
 def test_what_is_missing_is_said_with_the_command_and_what_is_there_instead(tmp_path):
     assert explain_missing(target_linearity, tmp_path, "quick", "python s.py").splitlines() == [
         "no results at quick scale: python s.py --scale quick"

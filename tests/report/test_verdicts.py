@@ -122,8 +122,8 @@ def test_values_are_paired_by_seed():
     np.testing.assert_array_equal(pair, [[0, 10, 20], [1, 13, 25]])
 
 
-def findings(*outcomes, control=False):
-    return [Finding("data", "asked", "1", outcome, 3, control) for outcome in outcomes]
+def findings(*outcomes, part="paper"):
+    return [Finding("data", "asked", "1", outcome, 3, part) for outcome in outcomes]
 
 
 @pytest.mark.parametrize(
@@ -139,6 +139,9 @@ def findings(*outcomes, control=False):
         (("met", "not decided"), "not decided by this data"),
         (("met", "not measured"), "not decided by this data"),
         (("not decided",), "not decided by this data"),
+        (("not applicable",) * 2, "not applicable"),
+        (("not applicable", "met"), "holds"),
+        (("not applicable", "not met"), "does not hold"),
     ],
 )
 def test_what_findings_amount_to(outcomes, expected):
@@ -147,30 +150,55 @@ def test_what_findings_amount_to(outcomes, expected):
 
 
 @pytest.mark.parametrize(
-    ("own", "control", "expected"),
+    ("parts", "papers", "ours"),
     [
-        ("met", "met", "holds"),
-        ("met", "not met", "holds in part"),
-        ("met", "not measured", "not decided by this data"),
-        ("not met", "met", "does not hold"),
-        ("not decided", "met", "not decided by this data"),
-        ("not decided", "not met", "not decided by this data"),
-        ("not measured", "met", "not measured"),
+        ({}, "not run", "—"),
+        ({"paper": ["met"]}, "holds", "—"),
+        ({"paper": ["not measured"]}, "not run", "—"),
+        ({"paper": ["met"], "control": ["not met"]}, "holds", "control not met"),
+        ({"paper": ["not met"], "control": ["met"]}, "does not hold", "control met"),
+        ({"paper": ["met"], "ours": ["not met", "met"]}, "holds", "holds in part"),
+        (
+            {"ours": ["met"], "control": ["met", "not met"]},
+            "not comparable",
+            "holds; control met in part",
+        ),
+        ({"ours": ["not measured"]}, "not run", "not measured"),
+        (
+            {"true": ["met"], "tight": ["not met"], "useful": ["met", "not met"]},
+            "true, not tight, useful in part",
+            "—",
+        ),
+        ({"true": ["not applicable"], "ours": ["met"]}, "true: not applicable", "holds"),
     ],
 )
-def test_a_control_keeps_a_claim_from_holding_and_shows_no_part_of_it(own, control, expected):
-    assert verdicts.verdict(findings(own) + findings(control, control=True)) == expected
+def test_neither_verdict_is_decided_by_what_is_not_its_own(parts, papers, ours):
+    rows = [row for part, outcomes in parts.items() for row in findings(*outcomes, part=part)]
+    for order in itertools.permutations(rows):
+        assert (verdicts.papers_verdict(order), verdicts.our_verdict(order)) == (papers, ours)
+
+
+def test_at_quick_scale_no_sentence_is_judged_as_the_papers():
+    claim = verdicts.claim("text", source="s", figures=("1",), rule="r", ours="o")(
+        lambda *_: iter(findings("met") + findings("met", part="true"))
+    )
+    parts = {
+        scale: [f.part for f in claim.findings(None, scale)["1"]] for scale in ("paper", "quick")
+    }
+    assert parts == {"paper": ["paper", "true"], "quick": ["ours", "true"]}
 
 
 def test_a_claim_is_decided_by_what_keeps_it_from_holding():
     rows = [
         Finding("a", "x", "1 [0, 2]; beside", "met", 3),
-        Finding("b", "y", "2 [1, 3]; beside", "not met", 3, control=True),
-        Finding("c", "z"),
+        Finding("b", "y", "2 [1, 3]; beside", "not met", 3),
+        Finding("c", "z", "3", "not met", 3, "control"),
+        Finding("d", "w", part="ours"),
     ]
-    assert verdicts.decided_by(rows) == "b: control: y: 2 [1, 3]"
-    assert verdicts.decided_by(rows[::2]) == "c: z: not measured"
-    assert verdicts.decided_by(rows[:1]) == "a: x: 1 [0, 2]"
+    assert verdicts.decided_by(rows) == "b: y: 2 [1, 3]"
+    assert verdicts.decided_by([rows[0], *rows[2:]]) == "a: x: 1 [0, 2]"
+    assert verdicts.decided_by(rows[2:]) == "c: z: 3"
+    assert verdicts.decided_by([Finding("c", "z")]) == "c: z: not measured"
     assert verdicts.decided_by([]) == ""
-    assert verdicts.counts(rows) == "1 met, 1 not measured, 1 not met"
+    assert verdicts.counts(rows) == "1 met, 1 not measured, 2 not met"
     assert verdicts.counts([]) == "no result"

@@ -1,4 +1,4 @@
-"""Rules that were changed after a result was seen: what they were, and why they were not fair."""
+"""Rules that were changed after a result was seen: what they were, and why."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ class Change:
     claim: Claim
     rule: str  # as it was
     verdict: Verdict  # by it, on the results that were there
-    reason: str  # why it was unfair
+    reason: str  # why it was changed
     now: str  # what the new rule asks instead
 
 
@@ -117,7 +117,7 @@ CHANGES = (
 
 def changes_table(verdicts: Mapping[Claim, Verdict]) -> str:
     """Markdown: a row a rule; `verdicts` are those by the rules that stand now."""
-    lines = ["| claim | the rule was | verdict | why it was unfair | it is | verdict |"]
+    lines = ["| claim | the rule was | verdict | why it was changed | it is | verdict |"]
     lines.append("| --- | --- | --- | --- | --- | --- |")
     for change in sorted(CHANGES, key=lambda change: CLAIMS.index(change.claim)):
         cells = (str(number(change.claim)), change.rule, change.verdict, change.reason)

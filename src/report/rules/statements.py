@@ -119,8 +119,7 @@ ERROR = 0.5  # relative error of an approximation that is one
     figures=("statements",),
     rule="homogeneous networks (ReLU, squared ReLU), every layer but the last, after training: the "
     f"relative error over all pairs of samples is below {ERROR}",
-    ours="the last layer and deep linear networks have no error by construction, and do not "
-    "count",
+    ours="the last layer and deep linear networks have no error by construction, and do not count",
 )
 def lemma_3(root: Path, scale: str, figure: str) -> Iterator[Finding]:
     for where, run in networks(root, scale, HOMOGENEOUS):

@@ -155,7 +155,9 @@ def lazy_and_rich(root: Path, scale: str, figure: str) -> Iterator[Finding]:
         for run in fewer[-1:]:
             text = f"{asked} above {SHARE}"
             yield finding(run, text, share(run), lambda n: above(n, SHARE), samples, "control")
-            yield finding(run, asked_near, near(run, ""), lambda n: below(n, HELD), samples, "control")
+            yield finding(
+                run, asked_near, near(run, ""), lambda n: below(n, HELD), samples, "control"
+            )
     yield finding(narrow, f"{asked} below {SHARE}", share(narrow), lambda n: below(n, SHARE))
     improved = narrow["ols_error"][:, -1] / narrow["ols_error"][:, 0]
     text = f"‖y − y_OLS‖² ends below {IMPROVED} of its start"
