@@ -17,14 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab import cli
+from report import front
 from report.differences import differences_table
+from report.front import flat, front_page
 from report.lookup import divergences
-from report.quoted import numbers_table
+from report.quoted import numbers_table, quoted_rows
 from report.recipes import RECIPES, figures_table
 from report.rules import CLAIMS, number
 from report.rules.changed import changes_table
 from report.speed.tables import speed_section
-from report.verdicts import Claim, Finding, decided_by, our_verdict, papers_verdict
+from report.verdicts import Claim, Finding
 
 ROOT = Path(__file__).resolve().parents[1]
 HEADING = """\
@@ -32,22 +34,32 @@ HEADING = """\
 
 Written by src/claims.py from the results of this folder.
 
-A claim is a sentence that the paper states, in other words. Its rule asks for findings, each a
-number on one side of a threshold. A number over seeds has the 95 % interval of Student's t, of
-paired differences where two runs share their seeds. A finding is *met* where the whole interval is
-on the right side, *not met* where all of it is on the wrong one, else *not decided*; one seed
-decides nothing. Seeds are few: with three, an interval is 2.2 times as wide as if the spread were
-known; it may pass the end of a bounded scale, and three equal values give one without length. That
-two methods match is asked by one-sided tests at 5 % (the 90 % interval, marked so). Numbers without
-seeds are counts, or extremes of every measurement. Of several numbers, as of every layer, the one
-that decides stands first.
+"""
+METHOD = """\
+## How verdicts are reached
 
-A claim *holds* where every finding is met, *holds in part* where some are met and some are not,
-*does not hold* where some are not met and none is, and is *not decided by this data* where none is
-not met but some are not decided or not measured. All findings of a claim must be met, so nothing is
-corrected for their number; a single finding that is not met, among many, may be chance. A *control*
-is there to shut another explanation out: not met, it keeps a claim from holding; met, it shows no
-part of it.
+A claim is a sentence that the paper states, in other words, a theorem of its, or a finding of ours.
+It has two verdicts. *The paper's* is on its own sentence, its data and rows, in the mildest reading
+that can still fail. *Ours* is on everything else: other data, held-out rows, other optimizers. A
+*control* is an explanation that is shut out or is not; it decides neither. Of a theorem, lemma or
+proposition the paper's verdict has three words: *true* (the inequality or identity, as stated),
+*tight* (by how much it is missed), *useful* (whether it says anything at real values); where a
+premise fails it is *not applicable*. CIFAR-10 is a JPEG copy of the paper's, which counts as it.
+Results of another model or other data are *not comparable*.
+
+A rule asks for findings, each a number on one side of a threshold. A number over seeds has the 95 %
+interval of Student's t, of paired differences where two runs share their seeds. A finding is *met*
+where the whole interval is on the right side, *not met* where all of it is on the wrong one, else
+*not decided*; one seed decides nothing. Seeds are few: with three, an interval is 2.2 times as wide
+as if the spread were known; it may pass the end of a bounded scale, and three equal values give one
+without length. That two methods match is asked by one-sided tests at 5 % (the 90 % interval, marked
+so). Numbers without seeds are counts, or extremes of every measurement. Of several numbers, as of
+every layer, the one that decides stands first.
+
+Findings together *hold* where every one is met, *in part* where some are met and some are not, and
+*do not hold* where some are not met and none is; *not decided by this data* where none is not met
+but some are not decided or not measured. All must be met, so nothing is corrected for their number;
+a single finding that is not met, among many, may be chance.
 
 """
 CHANGED = """\
@@ -78,17 +90,13 @@ def judge(root: Path, scale: str) -> dict[Claim, Findings]:
     return {claim: claim.findings(root, scale) for claim in CLAIMS}
 
 
-def flat(findings: Findings) -> list[Finding]:
-    return [finding for rows in findings.values() for finding in rows]
-
-
 def claims_table(judged: Mapping[Claim, Findings]) -> str:
     """Markdown: each claim with its rule, verdict and control, and a line a finding."""
     lines = []
     for claim, findings in judged.items():
         lines += [f"## Claim {number(claim)}: {claim.text}", "", f"Paper: {claim.source}.", ""]
         lines += [f"Rule: {claim.rule}.", "", f"Ours: {claim.ours}.", ""]
-        verdicts = papers_verdict(flat(findings)), our_verdict(flat(findings))
+        verdicts = claim.verdicts(flat(findings))
         lines += ["Verdicts: the paper's **{}**; ours **{}**.".format(*verdicts), ""]
         rows = [
             f"| {figure} | {f.part} | {f.where} | {f.asked} | {f.number} | {f.seeds or ''} | "
@@ -102,22 +110,6 @@ def claims_table(judged: Mapping[Claim, Findings]) -> str:
     return "\n".join(lines).strip() + "\n"
 
 
-def claims_summary(judged: Mapping[Claim, Findings]) -> str:
-    """Markdown: a line a claim, with both verdicts and the finding that decides the paper's."""
-    lines = ["| claim | the paper's | ours | decided by | figure |"]
-    lines.append("| --- | --- | --- | --- | --- |")
-    for claim, findings in judged.items():
-        cells = (
-            f"{number(claim)}: {claim.text}",
-            papers_verdict(flat(findings)),
-            our_verdict(flat(findings)),
-            decided_by(flat(findings)),
-            ", ".join(claim.figures),
-        )
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
-
-
 def replace_between(text: str, marker: str, content: str) -> str:
     """`text` with what stands between <!-- marker --> and <!-- /marker --> replaced."""
     pattern = re.compile(rf"(<!-- {marker} -->\n).*?(<!-- /{marker} -->)", re.DOTALL)
@@ -128,11 +120,13 @@ def replace_between(text: str, marker: str, content: str) -> str:
 
 def documents(root: Path) -> dict[Path, str]:
     """Path -> content of every document that is made from the results."""
-    judged = judge(root, "paper")
-    changes = changes_table({claim: papers_verdict(flat(rows)) for claim, rows in judged.items()})
+    judged, rows = judge(root, "paper"), quoted_rows(root, "paper")
+    changes = changes_table(
+        {claim: claim.verdicts(flat(by_figure)) for claim, by_figure in judged.items()}
+    )
     tables = {
-        "claims": claims_summary(judged),
-        "numbers": numbers_table(root, "paper"),
+        "claims": front.claims_table(judged),
+        "numbers": numbers_table(rows),
         "figures": figures_table(root, "paper"),
         "differences": differences_table(root, "paper"),
         "speed": speed_section(root),
@@ -140,7 +134,8 @@ def documents(root: Path) -> dict[Path, str]:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for marker, content in tables.items():
         readme = replace_between(readme, marker, content)
-    claims = HEADING + claims_table(judged) + "\n" + CHANGED + changes
+    claims = HEADING + front_page(rows, judged) + METHOD + claims_table(judged)
+    claims += "\n" + CHANGED + changes
     scripts = dict.fromkeys(script for recipe in RECIPES.values() for script in recipe.scripts)
     if diverged := divergences(root, "paper", scripts):
         claims += "\n".join(["", DIVERGED, *(f"- {line}" for line in diverged), ""])

@@ -37,7 +37,7 @@ from report.lookup import divergences, experiment
 from report.recipes import RECIPES, Recipe, flags, picture
 from report.rules import CLAIMS
 from report.steps import Step, in_words, plan, time_left
-from report.verdicts import counts, decided_by, our_verdict, papers_verdict
+from report.verdicts import counts, decided_by
 
 NOTEBOOKS = cli.ROOT / "notebook"
 INTERRUPTED = 130  # exit status
@@ -154,7 +154,7 @@ def table_rows(
         claims = [claim for claim in CLAIMS if figure in claim.figures]
         for claim in claims:
             findings = judged[claim][figure]
-            verdicts = papers_verdict(findings), our_verdict(findings)
+            verdicts = claim.verdicts(findings)
             verdicts = ("failed", "failed") if figure in failed else verdicts
             measured = f"{counts(findings)}. {decided_by(findings)}"
             measured = ". ".join([measured, *diverged])

@@ -11,7 +11,7 @@ from lab import cli, files
 from report.lookup import divergences
 from report.recipes import RECIPES, Recipe, flags, picture, took
 from report.rules import number
-from report.verdicts import Claim, Finding, counts, decided_by, our_verdict, papers_verdict
+from report.verdicts import Claim, Finding, counts, decided_by
 
 Judged = Mapping[Claim, Mapping[str, Sequence[Finding]]]  # claim -> figure -> findings
 NOTEBOOKS = cli.ROOT / "notebook"
@@ -77,7 +77,7 @@ def _figures_table(root: Path, scale: str, judged: Judged) -> Iterator[str]:
         pictures = [path for path in _pictures(root, scale, figure) if path.suffix == ".png"]
         links = [f'<a href="{_link(p)}">{escape(p.name)}</a>' for p in pictures[:1]]
         verdicts = [
-            _mark(papers_verdict(findings), f"{number(claim)}: ")
+            _mark(claim.verdicts(findings)[0], f"{number(claim)}: ")
             for claim, findings in _claims(judged, figure)
         ]
         name = f'<a href="#figure-{figure}">{escape(_title(figure, recipe))}</a>'
@@ -94,7 +94,7 @@ def _claims_table(judged: Judged) -> Iterator[str]:
         findings = [finding for some in by_figure.values() for finding in some]
         links = (f'<a href="#figure-{figure}">{figure}</a>' for figure in claim.figures)
         text = f"{number(claim)}: {escape(claim.text)}"
-        verdicts = (_mark(said(findings)) for said in (papers_verdict, our_verdict))
+        verdicts = map(_mark, claim.verdicts(findings))
         rows.append((text, *verdicts, escape(decided_by(findings)), ", ".join(links)))
     yield '<h2 id="claims">The claims</h2>'
     caption = (
@@ -131,8 +131,8 @@ def _section(root: Path, scale: str, figure: str, recipe: Recipe, judged: Judged
         yield "<p>Not made yet.</p>"
     for claim, findings in _claims(judged, figure):
         yield f"<p>Claim {number(claim)}: {escape(claim.text)}.</p>"
-        yield _mark(papers_verdict(findings), "the paper's: ")
-        yield _mark(our_verdict(findings), "ours: ")
+        papers, ours = claim.verdicts(findings)
+        yield _mark(papers, "the paper's: ") + _mark(ours, "ours: ")
         yield f"<p>{escape(counts(findings))}. {escape(decided_by(findings))}</p>"
     for line in divergences(root, scale, recipe.scripts):
         yield f"<p>{escape(line)}</p>"

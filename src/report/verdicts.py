@@ -45,6 +45,7 @@ Verdict = Literal[
     "not applicable",  # a premise fails everywhere
     "not measured",
 ]
+NONE = "—"  # where there is nothing to judge
 LEVEL = 0.95  # of an interval
 EQUIVALENCE_LEVEL = 0.90  # of the interval that two one-sided tests at 5 % amount to
 
@@ -222,7 +223,7 @@ def our_verdict(findings: Sequence[Finding]) -> str:
         said = verdict(controls)
         shut = {"holds": "met", "holds in part": "met in part", "does not hold": "not met"}
         words.append(f"control {shut.get(said, said)}")
-    return "; ".join(words) or "—"
+    return "; ".join(words) or NONE
 
 
 def decided_by(findings: Sequence[Finding]) -> str:
@@ -250,7 +251,7 @@ class Claim:
     """A sentence or theorem that the paper states, or a finding of ours, and how it is judged."""
 
     text: str
-    source: str  # where the paper states it
+    source: str  # where the paper states it; begins with "ours" where it does not
     figures: tuple[str, ...]  # keys of report.recipes.RECIPES whose results it is judged by
     rule: str  # of the paper's verdict
     ours: str  # what else is asked, on which data, and what controls are for
@@ -268,6 +269,11 @@ class Claim:
         if scale == "paper":
             return rows
         return {figure: [_as_ours(f) for f in found] for figure, found in rows.items()}
+
+    def verdicts(self, findings: Sequence[Finding]) -> tuple[str, str]:
+        """The paper's and ours; the paper has none on what it does not state."""
+        is_ours = self.source.startswith("ours")
+        return NONE if is_ours else papers_verdict(findings), our_verdict(findings)
 
 
 def _as_ours(finding: Finding) -> Finding:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from report.quoted import SOURCES, Row, number, numbers_table
+from report.quoted import SOURCES, Row, number, numbers_table, quoted_rows
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_ours_is_shown_with_one_more_digit_and_its_spread():
 
 def test_without_results_there_is_a_header_alone(tmp_path):
     assert len(SOURCES) >= 7
-    assert len(numbers_table(tmp_path, "paper").splitlines()) == 2
+    assert len(numbers_table(quoted_rows(tmp_path, "paper")).splitlines()) == 2
 
 
 def test_numbers_of_one_subject_stand_in_one_line(tmp_path, monkeypatch):
@@ -41,7 +41,7 @@ def test_numbers_of_one_subject_stand_in_one_line(tmp_path, monkeypatch):
         Row("2", "loss", "4", "4.4", "", True),
     ]
     monkeypatch.setattr("report.quoted.SOURCES", [lambda root, scale: iter(rows)])
-    assert numbers_table(tmp_path, "paper").splitlines()[2:] == [
+    assert numbers_table(quoted_rows(tmp_path, "paper")).splitlines()[2:] == [
         "| 2 | loss | 4 | 4.4 |  | yes |",
         "| 9 | width 8: loss / rank | 1 / 2 | 1.1 / 2.2 | ours | yes / no |",
         "| 9 | width 16: loss | 3 | 3.3 | ours | yes |",

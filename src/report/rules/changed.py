@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from report.rules import CLAIMS, generalisation, models, number, training, weights
-from report.verdicts import Claim, Verdict
+from report.verdicts import Claim
 
 
 @dataclass(frozen=True)
@@ -13,7 +13,7 @@ class Change:
 
     claim: Claim
     rule: str  # as it was
-    verdict: Verdict  # by it, on the results that were there
+    verdict: str  # by it, on the results that were there: one, before there were two
     reason: str  # why it was changed
     now: str  # what the new rule asks instead
 
@@ -115,11 +115,17 @@ CHANGES = (
 )
 
 
-def changes_table(verdicts: Mapping[Claim, Verdict]) -> str:
-    """Markdown: a row a rule; `verdicts` are those by the rules that stand now."""
-    lines = ["| claim | the rule was | verdict | why it was changed | it is | verdict |"]
+def changes_table(verdicts: Mapping[Claim, str]) -> str:
+    """Markdown: a row a change, those of one claim in their order.
+
+    verdicts: by the rules that stand now.
+    """
+    lines = ["| claim | the rule was | verdict | why it was changed | it became | verdict |"]
     lines.append("| --- | --- | --- | --- | --- | --- |")
-    for change in sorted(CHANGES, key=lambda change: CLAIMS.index(change.claim)):
-        cells = (str(number(change.claim)), change.rule, change.verdict, change.reason)
-        lines.append(f"| {' | '.join((*cells, change.now, verdicts[change.claim]))} |")
+    for claim in CLAIMS:
+        changes = [change for change in CHANGES if change.claim is claim]
+        after = [*(change.verdict for change in changes[1:]), verdicts[claim]]
+        for change, then in zip(changes, after, strict=False):
+            cells = (change.rule, change.verdict, change.reason, change.now, then)
+            lines.append(f"| {number(claim)} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

@@ -1,0 +1,126 @@
+"""The first page of CLAIMS.md: a row a figure, a line a claim, three sentences."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from report.quoted import Row
+from report.rules import number
+from report.verdicts import ASPECTS, NONE, Claim, Finding, decided_by, verdict
+
+Judged = Mapping[Claim, Mapping[str, Sequence[Finding]]]  # claim -> figure -> findings
+
+_JPEG = "CIFAR-10 from a JPEG copy"
+# figure of the paper -> whether data and model are the paper's
+SETTINGS = {
+    "1": "yes",
+    "2": f"MNIST: yes; {_JPEG}; SVHN and CIFAR-100: not run",
+    "3": "a scheme: drawn from Figure 8's runs",
+    "4": f"{_JPEG}; CIFAR-100: not run",
+    "5": "yes (MNIST)",
+    "6": f"{_JPEG}; 3×3 kernels, as the code has them; SVHN and CIFAR-100: not run",
+    "7": f"{_JPEG}; batch size and epochs are not stated",
+    "8": "yes; other draws",
+    "9": f"{_JPEG}; CIFAR-100: not run",
+    "10": f"MNIST: yes; {_JPEG}",
+    "11": "no: all-MiniLM-L6-v2 for BERT-base; other NLI, POS and NER data",
+    "12": _JPEG,
+    "13": "yes",
+    "14": "yes",
+}
+# what each group of verdicts amounts to; {} are the claims whose verdict is in it
+SENTENCES = {
+    "stands": "What stands ({}).",
+    "little": "What is true but says little ({}).",
+    "fails": "What fails, wholly or in part ({}).",
+    "open": "Not comparable, or not decided by this data ({}).",
+    "ours": "Findings of ours ({}).",
+}
+
+
+def flat(findings: Mapping[str, Sequence[Finding]]) -> list[Finding]:
+    return [finding for rows in findings.values() for finding in rows]
+
+
+def group(said: str) -> str:
+    """The key of SENTENCES that a verdict of the paper's belongs to."""
+    first, *others = said.split(", ")  # of a theorem three words
+    if first == "true":
+        return "stands" if set(others) <= set(ASPECTS) else "little"
+    if first in ("does not hold", "holds in part", "not true", "true in part"):
+        return "fails"
+    return {"holds": "stands", NONE: "ours"}.get(said, "open")
+
+
+def figure_rows(rows: Sequence[Row], judged: Judged) -> Iterator[tuple[str, ...]]:
+    """Figure, whether data and model are the paper's, quoted, ours, and what that amounts to."""
+    for figure, setting in SETTINGS.items():
+        source = "8" if figure == "3" else figure
+        numbers = [row for row in rows if row.figure == figure]
+        claims = {claim: rows[source] for claim, rows in judged.items() if source in rows}
+        findings = [f for rows in claims.values() for f in rows if f.part == "paper"]
+        if numbers:
+            quoted, ours = numbers[0].quoted, numbers[0].ours
+            quoted = f"{numbers[0].what}: {quoted}"
+        else:
+            quoted, ours = "no number", decided_by(findings)
+        if setting.startswith("no"):
+            result = "not comparable" if numbers else "not run"
+        else:
+            result = _of_numbers(numbers) if numbers else _of_findings(findings)
+        yield figure, setting, quoted, ours, result
+
+
+def _of_numbers(numbers: Sequence[Row]) -> str:
+    same = sum(row.same for row in numbers)
+    if same in (0, len(numbers)):
+        return "reproduced" if same else "differs"
+    return f"{same} of {len(numbers)} numbers reproduced"
+
+
+def _of_findings(findings: Sequence[Finding]) -> str:
+    words = {
+        "holds": "reproduced",
+        "holds in part": "reproduced in part",
+        "does not hold": "differs",
+        "not measured": "not run",
+    }
+    said = verdict(findings)
+    return words.get(said, said)
+
+
+def front_page(rows: Sequence[Row], judged: Judged) -> str:
+    """Markdown; rows: what the paper quotes."""
+    lines = [
+        "| figure | same data and model? | quoted | ours | |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    lines += [f"| {' | '.join(row)} |" for row in figure_rows(rows, judged)]
+    return "\n".join([*lines, "", claims_table(judged), *sentences(judged), ""])
+
+
+def claims_table(judged: Judged) -> str:
+    """Markdown: a line a claim, with both verdicts and the finding that decides the paper's."""
+    lines = ["| claim | the paper's | ours | decided by | figure |"]
+    lines.append("| --- | --- | --- | --- | --- |")
+    for claim, by_figure in judged.items():
+        findings = flat(by_figure)
+        cells = (
+            f"{number(claim)}: {claim.text}",
+            *claim.verdicts(findings),
+            decided_by(findings),
+            ", ".join(claim.figures),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def sentences(judged: Judged) -> Iterator[str]:
+    """Markdown: what stands, what says little, what fails, with the claims' numbers."""
+    groups: dict[str, list[int]] = {key: [] for key in SENTENCES}
+    for claim, by_figure in judged.items():
+        papers, _ = claim.verdicts(flat(by_figure))
+        groups[group(papers)].append(number(claim))
+    for key, numbers in groups.items():
+        if numbers:
+            named = ", ".join(map(str, numbers))
+            yield SENTENCES[key].format(f"claim{'s' * (len(numbers) > 1)} {named}")
+            yield ""
