@@ -26,6 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -118,27 +119,38 @@ def run_notebook(name: str, config: Config) -> bool:
     return True
 
 
-def execute_notebook(name: str, config: Config) -> bool:
-    """Execute a notebook; at paper scale, on the repository's results, it is saved executed."""
+def executed(name: str, config: Config) -> Any:
+    """A notebook as nbformat has it, executed in a kernel of its own.
+
+    Raises:
+        CellExecutionError: a cell raised.
+    """
     import nbformat
     from nbclient import NotebookClient
-    from nbclient.exceptions import CellExecutionError
 
-    path = NOTEBOOKS / f"{name}.ipynb"
-    notebook = nbformat.read(path, as_version=4)
+    notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
     folder = str(config.results.absolute())
     environment = {**os.environ, "SCALE": config.scale, "RESULTS": folder}
     resources = {"metadata": {"path": str(NOTEBOOKS)}}
-    client = NotebookClient(notebook, timeout=3600, resources=resources)
+    NotebookClient(notebook, timeout=3600, resources=resources).execute(env=environment)
+    for cell in notebook.cells:
+        # times of day: the same results give the same file
+        cell.metadata.pop("execution", None)
+    return notebook
+
+
+def execute_notebook(name: str, config: Config) -> bool:
+    """Execute a notebook; at paper scale, on the repository's results, it is saved executed."""
+    import nbformat
+    from nbclient.exceptions import CellExecutionError
+
+    path = NOTEBOOKS / f"{name}.ipynb"
     try:
-        client.execute(env=environment)
+        notebook = executed(name, config)
     except CellExecutionError as error:
         print(f"error: {path.name}: {str(error).strip().splitlines()[-1]}", file=sys.stderr)
         return False
     if config.scale == "paper" and config.results.resolve() == (cli.ROOT / "results").resolve():
-        for cell in notebook.cells:
-            # times of day: the same results give the same file
-            cell.metadata.pop("execution", None)
         text = nbformat.writes(notebook) + "\n"
         files.write_whole(path, lambda file: file.write(text.encode()))
     return True
