@@ -7,7 +7,7 @@
 On a machine that does nothing else: the two numbers of a row are measured in turn, and growth has
 the medians of several repeats. Parts that are measured again replace their own entries of
 RESULTS/benchmark/benchmark.npz (benchmark-cuda.npz); growth.png stands beside it, and claims.py
-writes the README's tables from it.
+writes results/benchmark/README.md from it.
 """
 
 from lab import program

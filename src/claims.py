@@ -1,6 +1,6 @@
 """The paper's claims against the committed results: the rule, the number, the verdict.
 
-    python src/claims.py            # write results/CLAIMS.md and the tables of README.md
+    python src/claims.py            # write results/CLAIMS.md, and the tables of other pages
     python src/claims.py --check    # fail where they differ from the results
 
 The rules stand in report/rules, how verdicts are reached in report/verdicts.py.
@@ -35,7 +35,16 @@ HEADING = """\
 Written by src/claims.py from the results of this folder.
 
 """
+NUMBERS = """\
+## The paper's numbers beside ours
+
+A quoted number stands for all that round to it: ours is the same where it lies within half a unit
+of its last digit, plus the spread. Spreads are ± 2 standard deviations over seeds, and no test;
+brackets are the interval by which the claim's rule decides.
+
+"""
 METHOD = """\
+
 ## How verdicts are reached
 
 A claim is a sentence that the paper states, in other words, a theorem of its, or a finding of ours.
@@ -121,25 +130,27 @@ def replace_between(text: str, marker: str, content: str) -> str:
 def documents(root: Path) -> dict[Path, str]:
     """Path -> content of every document that is made from the results."""
     judged, rows = judge(root, "paper"), quoted_rows(root, "paper")
-    changes = changes_table(
-        {claim: claim.verdicts(flat(by_figure)) for claim, by_figure in judged.items()}
-    )
-    tables = {
-        "claims": front.claims_table(judged),
-        "numbers": numbers_table(rows),
-        "figures": figures_table(root, "paper"),
-        "differences": differences_table(root, "paper"),
-        "speed": speed_section(root),
-    }
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for marker, content in tables.items():
-        readme = replace_between(readme, marker, content)
-    claims = HEADING + front_page(rows, judged) + METHOD + claims_table(judged)
-    claims += "\n" + CHANGED + changes
+    papers = {claim: claim.verdicts(flat(by_figure))[0] for claim, by_figure in judged.items()}
+    claims = HEADING + front_page(rows, judged) + NUMBERS + numbers_table(rows) + METHOD
+    claims += claims_table(judged) + "\n" + CHANGED + changes_table(papers)
     scripts = dict.fromkeys(script for recipe in RECIPES.values() for script in recipe.scripts)
     if diverged := divergences(root, "paper", scripts):
         claims += "\n".join(["", DIVERGED, *(f"- {line}" for line in diverged), ""])
-    return {root / "CLAIMS.md": claims, ROOT / "README.md": readme}
+    parts = {
+        ROOT / "README.md": {
+            "holds": front.summary(judged),
+            "figures": figures_table(root, "paper"),
+            "claims": front.claims_table(judged, short=True),
+        },
+        ROOT / "docs" / "differences.md": {"differences": differences_table(root, "paper")},
+        root / "benchmark" / "README.md": {"speed": speed_section(root)},
+    }
+    made = {root / "CLAIMS.md": claims}
+    for path, tables in parts.items():
+        made[path] = path.read_text(encoding="utf-8")
+        for marker, content in tables.items():
+            made[path] = replace_between(made[path], marker, content)
+    return made
 
 
 def main() -> None:

@@ -16,8 +16,10 @@ import reproduce
 from lab import cli
 from report.lookup import experiment
 from report.recipes import RECIPES
-from reproduction import BLOCKS, COMMANDS, README, ROOT
+from reproduction import BLOCKS, COMMANDS, ROOT
 
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES += [ROOT / "results" / "benchmark" / "README.md"]
 OWN = "your_model"  # a notebook that draws no figure of the paper
 SCRIPTS = sorted(command for command in COMMANDS if command.startswith("python src/experiment/"))
 
@@ -46,12 +48,15 @@ def test_tables_are_those_of_the_results():
     assert not stale, "run python src/claims.py"
 
 
-def test_pictures_and_files_that_are_named_exist():
-    names = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README)
-    names += [f"notebook/{name}" for name in re.findall(r"\b\w+\.ipynb", README)]
-    names += re.findall(r"\bresults/paper/[\w/.-]+\.npz", README)
-    assert names
-    assert not [name for name in names if not (ROOT / name).exists()]
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_what_a_page_leads_to_exists(page):
+    text = page.read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)#]+)\)", text)
+    named = [page.parent / link for link in links if not link.startswith("https://")]
+    named += [ROOT / "notebook" / name for name in re.findall(r"\b\w+\.ipynb", text)]
+    named += [ROOT / name for name in re.findall(r"\bresults/paper/[\w/.-]+\.npz", text)]
+    assert named or page.parent.name == "docs"
+    assert not [path for path in named if not path.exists()]
 
 
 @pytest.mark.parametrize("command", [["check"], ["format", "--check"]])
@@ -71,7 +76,7 @@ def test_a_command_is_one_that_its_script_takes(command):
 def test_the_other_commands_are_known():
     programs = {f"python src/{name}" for name in ("benchmark.py", "claims.py", "reproduce.py")}
     tests = {"pip install -r requirements.txt", "pytest tests", 'pytest tests -m "not slow"'}
-    quick = {"python src/reproduce.py --scale quick"}
+    quick = {"python src/reproduce.py --scale quick", "python src/reproduce.py --figures 4"}
     assert COMMANDS - set(SCRIPTS) <= programs | tests | quick
 
 

@@ -34,6 +34,12 @@ SENTENCES = {
     "open": "Not comparable, or not decided by this data ({}).",
     "ours": "Findings of ours ({}).",
 }
+TALLY = {
+    "stands": "stand",
+    "little": "are true but say little",
+    "fails": "fail, wholly or in part",
+    "open": "are not comparable, or not decided",
+}
 
 
 def flat(findings: Mapping[str, Sequence[Finding]]) -> list[Finding]:
@@ -94,33 +100,45 @@ def front_page(rows: Sequence[Row], judged: Judged) -> str:
         "| --- | --- | --- | --- | --- |",
     ]
     lines += [f"| {' | '.join(row)} |" for row in figure_rows(rows, judged)]
-    return "\n".join([*lines, "", claims_table(judged), *sentences(judged), ""])
+    return "\n\n".join(["\n".join(lines), claims_table(judged), *sentences(judged), ""])
 
 
-def claims_table(judged: Judged) -> str:
-    """Markdown: a line a claim, with both verdicts and the finding that decides the paper's."""
-    lines = ["| claim | the paper's | ours | decided by | figure |"]
-    lines.append("| --- | --- | --- | --- | --- |")
+def claims_table(judged: Judged, short: bool = False) -> str:
+    """Markdown: a line a claim, with both verdicts and the finding that decides the paper's.
+
+    short: without that finding.
+    """
+    names = ("claim", "the paper's", "ours", *(() if short else ("decided by",)), "figure")
+    lines = [f"| {' | '.join(names)} |", f"|{' --- |' * len(names)}"]
     for claim, by_figure in judged.items():
         findings = flat(by_figure)
-        cells = (
-            f"{number(claim)}: {claim.text}",
-            *claim.verdicts(findings),
-            decided_by(findings),
-            ", ".join(claim.figures),
-        )
-        lines.append(f"| {' | '.join(cells)} |")
+        cells = [f"{number(claim)}: {claim.text}", *claim.verdicts(findings)]
+        cells += [] if short else [decided_by(findings)]
+        lines.append(f"| {' | '.join((*cells, ', '.join(claim.figures)))} |")
     return "\n".join(lines) + "\n"
 
 
-def sentences(judged: Judged) -> Iterator[str]:
-    """Markdown: what stands, what says little, what fails, with the claims' numbers."""
+def summary(judged: Judged) -> str:
+    """Markdown: how many claims are in each group, and what that amounts to."""
+    groups = grouped(judged)
+    total = sum(len(numbers) for key, numbers in groups.items() if key != "ours")
+    counts = (f"{len(groups[key])} {words}" for key, words in TALLY.items())
+    tally = f"Of the paper's {total} claims {', '.join(counts)}."
+    return " ".join([tally, *sentences(judged)]) + "\n"
+
+
+def grouped(judged: Judged) -> dict[str, list[int]]:
+    """Key of SENTENCES -> numbers of the claims whose verdict is in that group."""
     groups: dict[str, list[int]] = {key: [] for key in SENTENCES}
     for claim, by_figure in judged.items():
         papers, _ = claim.verdicts(flat(by_figure))
         groups[group(papers)].append(number(claim))
-    for key, numbers in groups.items():
+    return groups
+
+
+def sentences(judged: Judged) -> Iterator[str]:
+    """What stands, what says little, what fails, with the claims' numbers."""
+    for key, numbers in grouped(judged).items():
         if numbers:
             named = ", ".join(map(str, numbers))
             yield SENTENCES[key].format(f"claim{'s' * (len(numbers) > 1)} {named}")
-            yield ""

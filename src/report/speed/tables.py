@@ -1,4 +1,4 @@
-"""The benchmark's tables: as plain text for a terminal, as Markdown for the README."""
+"""The benchmark's tables: as plain text for a terminal, as Markdown for their page."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -119,6 +119,6 @@ def speed_section(root: Path) -> str:
             continue
         parts += [provenance_line(result), *map(markdown, tables(result))]
         if entries(result, Point):
-            name = path(Path("results"), "growth.png", device).as_posix()
+            name = path(root, "growth.png", device).name
             parts.append(f"![Seconds and memory by size, on logarithmic axes]({name})\n")
     return "\n".join(parts) or NOT_MEASURED

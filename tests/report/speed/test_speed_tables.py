@@ -78,10 +78,10 @@ def test_the_section_has_tables_picture_and_what_measured_them(tmp_path):
     assert "in 2 minutes" in section
     assert "| a | 1.00 s | b | 2.00 s | 2.00× | 1× |" in section
     assert "| sums, by d |" in section
-    assert "results/benchmark/growth.png" in section
+    assert "](growth.png)" in section
     assert "growth-cuda" not in section
     entries.path(tmp_path).rename(entries.path(tmp_path, device="cuda"))
-    assert "results/benchmark/growth-cuda.png" in tables.speed_section(tmp_path)
+    assert "](growth-cuda.png)" in tables.speed_section(tmp_path)
     rows_only = tmp_path / "rows"
     entries.write(rows_only, {"whitening": parts["whitening"]}, "cpu")
     assert "growth.png" not in tables.speed_section(rows_only)
