@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
-from scipy.stats import ttest_rel
 
 from lab.results import Result
 from report import plot
+from report.verdicts import interval, paired
 
 METHODS: dict[str, dict[str, Any]] = {  # method -> how its curves look
     "plain": {"label": "plain", "color": "0.35", "linestyle": "--"},
@@ -44,12 +44,10 @@ def paired_difference(whitened: Result, plain: Result) -> tuple[np.ndarray, np.n
         the mean at each epoch (epoch,), and its 95 % interval of a paired t test (2, epoch), nan
         where there is one seed.
     """
-    _, first, second = np.intersect1d(whitened["seed"], plain["seed"], return_indices=True)
-    pair = 100 * whitened["test_accuracy"][first], 100 * plain["test_accuracy"][second]
-    mean = (pair[0] - pair[1]).mean(0)
-    if len(first) < 2:
-        return mean, np.full((2, len(mean)), np.nan)
-    return mean, np.stack(ttest_rel(*pair).confidence_interval(0.95))
+    first, second = paired(whitened, plain, lambda run: 100 * run["test_accuracy"])
+    numbers = [interval(column) for column in (first - second).T]
+    ends = np.array([[number.low, number.high] for number in numbers]).T
+    return np.array([number.mean for number in numbers]), ends
 
 
 def difference(ax: Axes, runs: Sequence[Result]) -> None:
