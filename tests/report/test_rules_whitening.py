@@ -57,13 +57,14 @@ def test_on_the_cnn_a_gain_is_a_difference_too(tmp_path):
     assert outcomes(tmp_path, whitening.whitening, "6")[PUBLISHED] == "not met"
 
 
-def test_data_that_are_not_the_papers_are_not_its_verdict(tmp_path):
-    plant_arm(tmp_path, "plain", 0.9, data=DATA.name)
-    plant_arm(tmp_path, "newton_schulz", 0.5, data=DATA.name)
+@pytest.mark.parametrize("data", [DATA.name, "cifar100"])  # CIFAR-100 may have a small gap
+def test_data_of_which_the_text_does_not_say_so_are_not_its_verdict(tmp_path, data):
+    plant_arm(tmp_path, "plain", 0.9, data=data)
+    plant_arm(tmp_path, "newton_schulz", 0.5, data=data)
     for claim in (whitening.whitening, whitening.residual):
         assert verdict(tmp_path, claim, "2") == "not comparable"
     found = judge(tmp_path, whitening.whitening, "2")
-    assert [(f.part, f.outcome) for f in found] == [("ours", "not met")]  # and none is missed
+    assert [(f.part, f.outcome) for f in found if f.seeds] == [("ours", "not met")]
 
 
 def test_the_papers_data_that_were_not_run_are_named_and_decide_nothing(tmp_path):

@@ -30,6 +30,8 @@ MARGIN = 0.05  # share of the error rate by which two methods that match may dif
 # the paper's arm, and ours that computes what the text defines
 PROJECTIONS = {"newton_schulz": "as published", "exact": "exact"}
 SCRIPTS = {"2": whiten, "6": whiten_cnn}  # their data sets are the paper's
+# where the text has whitening match plain training; it allows Figure 2's CIFAR-100 a small gap
+PAPERS = {"2": ("mnist", "svhn", "cifar10"), "6": ("svhn", "cifar10", "cifar100")}
 REACHED = 5  # epochs within which the text has whitened training reach plain's best
 
 
@@ -49,7 +51,7 @@ def arms(script: ModuleType, root: Path, scale: str) -> dict[str, dict[str, dict
 
 def part_of(figure: str, run: Result) -> Part:
     """Whose verdict an arm's finding is part of: the paper's on its data and by its projection."""
-    is_papers = stand_in(run.label) in SCRIPTS[figure].Config().datasets
+    is_papers = stand_in(run.label) in PAPERS[figure]
     return "paper" if is_papers and run.config["method"] == "newton_schulz" else "ours"
 
 
