@@ -31,7 +31,7 @@ WINDOW = 10  # epochs whose mean stands for the last of them, for single epochs 
 @claim(
     "under SGD, Target Linearity and the surrogate rise throughout training, and both rise with a "
     "layer's index",
-    source="sections 4.3 and 5, Figure 4",
+    source="sections 4.3 and B.5, Figure 4",
     figures=("4",),
     rule="CIFAR, training set: TL, and the logarithm of the surrogate, end above their start in "
     "every hidden layer, go on rising in the second half of training in the last one, of which the "
@@ -108,7 +108,7 @@ CODES_RATE = 0.0005  # of the published code's SGD; the text has 0.005
 
 @claim(
     "the surrogate grows about exponentially, Target Linearity about logarithmically",
-    source="sections 4.3 and 5, Figure 4",
+    source="sections 4.3 and B.5, Figure 4",
     figures=("4",),
     rule="CIFAR, training set, SGD at the text's rate 0.005, from epoch 0 on, in every hidden "
     "layer: the logarithm of the surrogate is nearer to a line in the epoch t than to one in "

@@ -177,7 +177,9 @@ CHASED = 0.5  # of its start, below which a distance has closed
     rule=f"‖ŷ − y_OLS‖_K / ‖y‖_K ends below {CHASED} of its start in the widest network and at "
     f"widths 32 and 128, where ‖y − y_OLS‖² ends below {IMPROVED} of its start. ‖y − y_OLS‖_K = 0, "
     "which the text adds, are the normal equations and cannot fail",
-    ours="nothing more; K is that of the epoch, and so is the ‖y‖_K that takes its scale out",
+    ours="nothing more is asked. K is that of the epoch, and so is the ‖y‖_K that takes its scale "
+    "out. But for the ridge ‖ŷ − y_OLS‖_K is ‖ŷ − y‖_K, by the normal equations, and that is the "
+    "size of the read-out's gradient",
 )
 def moving_target(root: Path, scale: str, figure: str) -> Iterator[Finding]:
     runs = by_width(root, scale)
