@@ -1,8 +1,9 @@
-"""Does Target Linearity subsume Neural Collapse? The paper's abstract says so; no figure shows it.
+"""Neural Collapse and Target Linearity by epoch and layer; the paper has no such figure.
 
-An MLP is trained far beyond the epoch from which it classifies every training image right (the
-terminal phase of Papyan, Han and Donoho, PNAS 2020). By epoch and hidden layer: Target Linearity,
-NC1 to NC4, and the least Target Linearity that NC1 allows (core/collapse.py).
+The paper recovers Neural Collapse as an extreme case (Proposition 2). Here an MLP is trained far
+beyond the epoch from which it classifies every training image right (the terminal phase of Papyan,
+Han and Donoho, PNAS 2020). By epoch and hidden layer: Target Linearity, NC1 to NC4, and the least
+Target Linearity that NC1 allows (core/collapse.py).
 
     python src/experiment/neural_collapse.py --datasets mnist
     python src/experiment/neural_collapse.py --scale quick

@@ -85,6 +85,9 @@ AXES = {
     "ols_error": _EPOCH,  # (1/N) ‖y − y_ols‖²
     "ols_distance": _EPOCH,  # (1/N) ‖ŷ − y_ols‖²
     "loss": _EPOCH,  # (1/N) ‖y − ŷ‖²
+    # ‖ŷ − y_ols‖² and ‖y‖² in the norm of section 4.2, ‖v‖_K² = vᵀKv with K = HHᵀ of the epoch
+    "kernel_distance": _EPOCH,
+    "kernel_target": _EPOCH,
     "ols_movement": _EPOCH,  # (1/N) ‖y_ols − y_ols before training‖²
     # ‖H − H before training‖ / ‖H before training‖, Frobenius norms
     "feature_movement": _EPOCH,
@@ -189,6 +192,19 @@ def ridge_fit(h: Tensor, y: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
     return coefficients.squeeze(-1), residual.squeeze(-1)
 
 
+def kernel_norm(h: Tensor, vectors: Tensor) -> Tensor:
+    """‖v‖_K² = vᵀHHᵀv = ‖Hᵀv‖², in float64.
+
+    Args:
+        h: H (…, N, w).
+        vectors: v (…, N).
+
+    Returns:
+        (…).
+    """
+    return torch.einsum("...nw,...n->...w", h.double(), vectors.double()).square().sum(-1)
+
+
 def initial_plane(error: Tensor, residual: Tensor) -> Tensor:
     """Orthonormal axes (R, 2, N) of the plane through y, ŷ and y_ols before training.
 
@@ -251,6 +267,8 @@ def run(config: Config, width: int, replicas: Sequence[Replica]) -> Arrays:
                     "ols_error": residual.square().mean(1),
                     "ols_distance": (residual - error).square().mean(1),
                     "loss": error.square().mean(1),
+                    "kernel_distance": kernel_norm(features.mT, residual - error),
+                    "kernel_target": kernel_norm(features.mT, y),
                     "ols_movement": (residual - residual_before).square().mean(1),
                     "feature_movement": moved / torch.linalg.matrix_norm(features_before),
                     **held_out_errors(model, coefficients, x_held_out, y_held_out),

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
-from scipy.stats import ttest_rel
 
 from lab.results import Result
 from report import plot
+from report.verdicts import interval, paired
 
 METHODS: dict[str, dict[str, Any]] = {  # method -> how its curves look
     "plain": {"label": "plain", "color": "0.35", "linestyle": "--"},
@@ -19,9 +19,14 @@ METHODS: dict[str, dict[str, Any]] = {  # method -> how its curves look
 CONTROLS: dict[str, dict[str, Any]] = {
     "step_matched": {"label": "plain, step-matched", "color": "C1", "linestyle": "--"},
     "complement": {"label": "complement", "color": "C4", "linestyle": "-."},
-    "biases": {"label": "biases alone", "color": "0.6", "linestyle": ":"},
+    "biases": {"label": "biases alone", "color": "C6", "linestyle": ":"},
 }
 LOOKS = METHODS | CONTROLS
+# control -> how the difference of exact whitening from it looks: in colours of its own
+DIFFERENCES: dict[str, dict[str, Any]] = {
+    "plain": {"label": "whitened − plain", "color": "C2", "linestyle": "-"},
+    "step_matched": {"label": "whitened − step-matched", "color": "C5", "linestyle": "-"},
+}
 
 
 def in_order(runs: Sequence[Result]) -> list[Result]:
@@ -44,12 +49,10 @@ def paired_difference(whitened: Result, plain: Result) -> tuple[np.ndarray, np.n
         the mean at each epoch (epoch,), and its 95 % interval of a paired t test (2, epoch), nan
         where there is one seed.
     """
-    _, first, second = np.intersect1d(whitened["seed"], plain["seed"], return_indices=True)
-    pair = 100 * whitened["test_accuracy"][first], 100 * plain["test_accuracy"][second]
-    mean = (pair[0] - pair[1]).mean(0)
-    if len(first) < 2:
-        return mean, np.full((2, len(mean)), np.nan)
-    return mean, np.stack(ttest_rel(*pair).confidence_interval(0.95))
+    first, second = paired(whitened, plain, lambda run: 100 * run["test_accuracy"])
+    numbers = [interval(column) for column in (first - second).T]
+    ends = np.array([[number.low, number.high] for number in numbers]).T
+    return np.array([number.mean for number in numbers]), ends
 
 
 def difference(ax: Axes, runs: Sequence[Result]) -> None:
@@ -84,7 +87,7 @@ def best_of_plain(ax: Axes, runs: Sequence[Result]) -> str:
     for method, run in by_method.items():
         epoch, name = reaches_best(run, plain), LOOKS[method]["label"].rpartition(", ")[2]
         epochs.append(f"{name} {'none' if epoch is None else epoch}")
-    return f"{plain.label}: epoch at which the mean reaches plain's best: {', '.join(epochs)}."
+    return f"{plain.label}: mean reaches plain's best in epoch: {', '.join(epochs)}."
 
 
 def accuracy_by_rate(ax: Axes, runs: Sequence[Result]) -> None:
@@ -112,13 +115,12 @@ def difference_by_rate(ax: Axes, runs: Sequence[Result]) -> None:
     """
     by_arm = {(run.config["method"], run.config["learning_rate"]): run for run in runs}
     ax.axhline(0, color="0.5", linewidth=1)
-    for method in ("plain", "step_matched"):
+    for method, look in DIFFERENCES.items():
         rates = sorted(rate for arm, rate in by_arm if arm == method and ("exact", rate) in by_arm)
         pairs = [paired_difference(by_arm["exact", r], by_arm[method, r]) for r in rates]
         if pairs:
             mean = np.array([values[-1] for values, _ in pairs])
             ends = np.array([interval[:, -1] for _, interval in pairs]).T
-            look = LOOKS[method] | {"label": f"whitened − {LOOKS[method]['label']}"}
             ax.errorbar(rates, mean, np.abs(ends - mean), marker="o", capsize=3, **look)
     ax.set(xlabel="learning rate", ylabel="difference (points)", xscale="log")
 

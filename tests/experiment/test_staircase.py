@@ -128,7 +128,10 @@ def by_hand(config, width, seed):
             if epoch == 0:
                 before, y_ols_before = features, y_ols
             pairs = [(target, y_ols), (predicted, y_ols), (target, predicted)]
-            distances = [np.mean((a - b) ** 2) for a, b in [*pairs, (y_ols, y_ols_before)]]
+            distances = [np.mean((a - b) ** 2) for a, b in pairs]
+            kernel = features @ features.T
+            distances += [v @ kernel @ v for v in (predicted - y_ols, target)]
+            distances.append(np.mean((y_ols - y_ols_before) ** 2))
             movement = np.linalg.norm(features - before) / np.linalg.norm(before)
             h_held_out = hidden(x_held_out).detach().double().numpy()
             readout = last.weight.detach().double().numpy()[0] / width**0.5
@@ -167,6 +170,22 @@ def test_measuring_more_often_changes_no_measurement():
     assert SMALL.measured == [0, 20, 40, 50]
     for name in (*CURVES, *PATHS):
         np.testing.assert_array_equal(rarely[name], often[name][:, SMALL.measured], err_msg=name)
+
+
+@pytest.mark.parametrize("shape", [(30, 7), (7, 30)], ids=str)
+def test_the_kernel_norm_equals_the_dense_quadratic_form(shape):
+    h, v = cases.draw(3, *shape), cases.draw(3, shape[0], seed=1)
+    expected = [float(v[r] @ (h[r] @ h[r].mT) @ v[r]) for r in range(3)]
+    np.testing.assert_allclose(staircase.kernel_norm(h, v), expected, rtol=1e-12)
+
+
+def test_without_a_ridge_the_residual_has_no_kernel_norm_and_the_output_the_same_to_both():
+    # Hᵀ(y − y_ols) = 0 are the normal equations: ‖ŷ − y_ols‖_K = ‖ŷ − y‖_K
+    h, y, output = cases.draw(40, 8), cases.draw(40, seed=1), cases.draw(40, seed=2)
+    _, residual = ridge_fit(h, y, 1e-9)
+    assert staircase.kernel_norm(h, residual) < 1e-12 * staircase.kernel_norm(h, y)
+    distances = [staircase.kernel_norm(h, output - v) for v in (y - residual, y)]
+    assert distances[0] == pytest.approx(distances[1])
 
 
 def test_coordinates_are_of_the_projection_onto_the_plane_of_y_and_both_fits():

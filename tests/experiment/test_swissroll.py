@@ -91,10 +91,11 @@ def by_hand(config, seed):
 @pytest.mark.parametrize("r", [0, 1])
 def test_a_seed_equals_a_plain_loop_in_float64(small, r):
     expected = by_hand(SMALL, SMALL.seeds[r])
-    for name in (*BY_EPOCH, *BY_RATE, "gram", "points_frozen"):
+    for name in (*BY_EPOCH, *BY_RATE, "gram"):
         np.testing.assert_allclose(small[name][r], expected[name], 1e-5, 2e-5, err_msg=name)
-    points = expected["points"][[0, 4, 8]]
-    np.testing.assert_allclose(small["points"][r], points, atol=1e-5)
+    points = expected["points"][[0, 4, 8]]  # of [0, 1], which float16 holds to 2.5e-4
+    np.testing.assert_allclose(small["points"][r], points, atol=2.7e-4)
+    np.testing.assert_allclose(small["points_frozen"][r], expected["points_frozen"], atol=2.7e-4)
 
 
 def test_epoch_0_is_the_swiss_roll_itself(small):
@@ -102,7 +103,7 @@ def test_epoch_0_is_the_swiss_roll_itself(small):
     source = swissroll.swiss_roll(SMALL)
     np.testing.assert_allclose(source.target, scaled(position), atol=1e-7)
     np.testing.assert_allclose(source.points, scaled(roll[:, [0, 2]]), atol=1e-7)
-    np.testing.assert_array_equal(small["points"][:, 0], np.stack([source.points] * 2))
+    np.testing.assert_array_equal(small["points"][:, 0], np.stack([source.points] * 2).astype("f2"))
 
 
 def test_the_fingerprint_is_of_the_data():
@@ -136,7 +137,8 @@ def test_the_virtual_rate_changes_the_points_and_not_the_training(small):
 def test_a_replica_of_a_batch_equals_the_same_run_alone(small):
     alone = run(replace(SMALL, seeds=(3,)))
     for name, values in alone.items():
-        np.testing.assert_allclose(values[0], small[name][1], atol=1e-5, err_msg=name)
+        tolerance = 6e-4 if values.dtype == np.float16 else 1e-5
+        np.testing.assert_allclose(values[0], small[name][1], atol=tolerance, err_msg=name)
 
 
 def test_keeping_other_frames_and_stopping_sooner_change_nothing(small):

@@ -80,6 +80,11 @@ def test_final_differences_by_rate_are_paired_with_whichever_plain_arm_is_there(
     ]
     whitening.difference_by_rate(ax, [*runs, run("plain", [[0, 1], [0, 1]], (0, 1), 0.05)])
     (bars,) = ax.containers
-    assert bars.get_label() == "whitened − plain, step-matched"
+    assert bars.get_label() == "whitened − step-matched"
     assert bars.lines[0].get_xdata().tolist() == [0.01, 0.1]
     assert bars.lines[0].get_ydata() == pytest.approx([5, 5])
+
+
+def test_every_curve_of_the_controls_has_a_colour_of_its_own():
+    looks = [*whitening.LOOKS.values(), *whitening.DIFFERENCES.values()]
+    assert len({look["color"] for look in looks}) == len(looks)

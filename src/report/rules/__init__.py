@@ -4,7 +4,7 @@ A claim is made by `report.verdicts.claim` of the function that judges it. Rules
 results; those that were changed after a result was seen stand in `report.rules.changed`.
 """
 
-from report.rules import generalisation, models, statements, training, weights
+from report.rules import generalisation, models, statements, training, weights, whitening, width
 from report.rules.weights import STRAIGHT
 from report.verdicts import Claim
 
@@ -12,16 +12,16 @@ __all__ = ["CLAIMS", "STRAIGHT", "number"]
 
 CLAIMS: tuple[Claim, ...] = (
     weights.swiss_roll,
-    weights.whitening,
+    whitening.whitening,
     training.linearity,
     models.autoencoders,
-    training.lazy_and_rich,
+    width.lazy_and_rich,
     models.fine_tuning,
     generalisation.random_labels,
     generalisation.grokking_gaps,
     weights.gram_movement,
-    training.collapse_subsumed,
-    weights.residual,
+    training.collapse_and_linearity,
+    whitening.residual,
     weights.virtual_covariance_shift,
     models.pre_training,
     generalisation.grokking_rise,
@@ -37,6 +37,11 @@ CLAIMS: tuple[Claim, ...] = (
     models.proposition_3,
     statements.proposition_4,
     statements.whitening_forms,
+    training.linearity_adam,
+    weights.contours,
+    width.frozen_features,
+    width.held_back,
+    width.moving_target,
 )
 
 

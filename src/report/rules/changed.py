@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from report.rules import CLAIMS, generalisation, models, number, training, weights
+from report.rules import CLAIMS, generalisation, models, number, training, weights, whitening, width
 from report.verdicts import Claim
 
 
@@ -28,7 +28,7 @@ CHANGES = (
         "an interval over seeds, and more than the never-trained network",
     ),
     Change(
-        weights.whitening,
+        whitening.whitening,
         "mean difference at rate 0.01 above −0.5 points of test accuracy on every data set",
         "holds in part",
         "half a point is a quarter of MNIST's errors and a hundredth of CIFAR-10's; a mean of "
@@ -57,7 +57,7 @@ CHANGES = (
         "an interval over seeds; the error that no blur enters counts",
     ),
     Change(
-        training.lazy_and_rich,
+        width.lazy_and_rich,
         "widest network: ‖ŷ − y_OLS‖² falls below 0.1 of its start, y_OLS moves by less than 0.1 "
         "of the first loss; narrowest: ‖y − y_OLS‖² falls to 0.8 of its start",
         "holds in part",
@@ -102,7 +102,7 @@ CHANGES = (
         "slope above 0.8 between the two smallest rates",
     ),
     Change(
-        training.collapse_subsumed,
+        training.collapse_and_linearity,
         "TL at least what NC1 implies; in the last layer the rank correlation of TL and NC1 over "
         "all epochs at most −0.8",
         "holds in part",
