@@ -26,7 +26,7 @@ from lab.results import Result
 from report.lookup import lookup, mean_spread
 from report.plot import stand_in
 from report.recipes import ANY_ENCODER
-from report.rules.weights import RATE, arms, match
+from report.rules.whitening import RATE, arms, match
 from report.whitening import reaches_best
 
 
@@ -116,19 +116,19 @@ def data(run: Result) -> str:
 def whitening(root: Path, scale: str) -> Iterator[Row]:
     for figure, script in (("2", whiten), ("6", whiten_cnn)):
         for label, methods in arms(script, root, scale).items():
-            plain, exact = (methods.get(m, {}).get(RATE) for m in ("plain", "exact"))
-            if plain is None or exact is None:
+            plain, published = (methods.get(m, {}).get(RATE) for m in ("plain", "newton_schulz"))
+            if plain is None or published is None:
                 continue
-            finding = match(figure, "", exact, plain)
+            finding = match(figure, "", published, plain)
             claim = "whitened matches or exceeds plain" if figure == "2" else "negligible"
             what = f"{label}: accuracy, whitened − plain (points)"
             ours = finding.number.partition(", to be")[0]
-            yield Row(figure, what, claim, ours, data(exact), finding.outcome == "met")
+            yield Row(figure, what, claim, ours, data(published), finding.outcome == "met")
             if figure == "2" and label != "mnist":
-                epoch = reaches_best(exact, plain)
+                epoch = reaches_best(published, plain)
                 what = f"{label}: epoch at which whitened reaches plain's best"
-                ours = f"{epoch}" if epoch is not None else f"never in {exact['epoch'][-1]}"
-                yield Row("2", what, "4–5", ours, data(exact), epoch in (4, 5))
+                ours = f"{epoch}" if epoch is not None else f"never in {published['epoch'][-1]}"
+                yield Row("2", what, "4–5", ours, data(published), epoch in (4, 5))
 
 
 # Figure 4: data set -> array -> what the text says of its end

@@ -44,6 +44,7 @@ def folder(tmp_path):
     """One claim is measured, and two figures are drawn."""
     r2 = np.linspace(0.1, 0.99, 101) * np.ones((3, 1))
     arrays = {"r2": r2, "r2_frozen": 0.1 * np.ones_like(r2)}
+    arrays["gram"] = np.ones((3, 101, 2, 2))
     plant(tmp_path, swissroll, "swissroll", arrays)
     figures = tmp_path / "paper" / "figures"
     figures.mkdir()
