@@ -93,10 +93,9 @@ class Config(cli.Common):
 
 QUICK: dict[str, Any] = {
     "datasets": ("digits",),
-    "losses": ("cross_entropy",),
     "decays": (0.01, 0.001),
     "seeds": (0, 1),
-    "epochs": 400,
+    "epochs": 300,
     "samples": 200,
 }
 
