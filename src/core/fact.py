@@ -54,7 +54,7 @@ def fact_error(
         blocks: see batch.py.
 
     Returns:
-        1 where AᵀH is zero; nan where W is zero or one of the two is not finite.
+        1 where AᵀH is zero; nan where W is zero; not finite where one of the two is not.
 
     Raises:
         ValueError: the decay is not a positive number.

@@ -79,7 +79,8 @@ def measure(
         gradients_of_outputs: the average gradient outer product takes a backward pass for each
             output: False leaves it out.
         decay: λ of weight decay that is part of the loss, L + λ‖W‖²/2, for FACT; L is summed over
-            samples, so λ is N times the optimizer's weight_decay where that trains by the mean.
+            samples, so λ is N times the optimizer's weight_decay where that trains by the mean. Of
+            a weight that is tied or parametrised a row has not all that the decay is balanced by.
         all_reduce: merge with the other processes of torch.distributed, each given one or more
             batches of its own.
 
