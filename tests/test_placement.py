@@ -20,6 +20,7 @@ from experiment import (
     vae_ceiling,
     vae_train,
     virtual_covariance,
+    weight_decay,
     whiten,
     whiten_cnn,
 )
@@ -77,6 +78,12 @@ FULL_BATCH = {
         {"samples": 50, "epochs": 4, "every": 2},
         (8,),
         tuple(Replica(s, {"lr": 0.01}) for s in (0, 1)),
+    ),
+    "weight_decay": (
+        weight_decay,
+        {"datasets": ("digits",), "width": 8, "samples": 50, "epochs": 4, "every": 2},
+        ("digits", "cross_entropy"),
+        tuple(Replica(s, settings={"arm": 0}) for s in (0, 1)),
     ),
     "swissroll": (swissroll, {"samples": 50, "epochs": 4}, (), RATES),
     "vae_ceiling": (

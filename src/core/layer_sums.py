@@ -11,6 +11,7 @@ from torch import Tensor
 from .agop import gram_agop_cosine
 from .batch import ratio
 from .collapse import class_means, collapse, nearest_mean_disagreement
+from .fact import fact_cosine, fact_error
 from .gram import effective_rank, weight_gram
 from .layer_table import LayerRow
 from .linearity import moments_surrogate, report
@@ -36,6 +37,7 @@ class LayerSums:
     predictions: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     distributed: bool = False  # whether the sums are those of all processes
     before: tuple[Tensor, Tensor] | None = None  # W and Σ ∂L/∂W at an earlier moment
+    decay: float | None = None  # λ of the decay that is part of the summed loss
     problems: list[str] = field(default_factory=list)  # why measures are nan
 
     def add_gradients(self, h: Tensor, dz: Tensor, dw: Tensor) -> None:
@@ -109,6 +111,7 @@ class LayerSums:
     def _weights(self) -> dict[str, float]:
         """What depends on W through WᵀW, Wᵀ ∂L/∂W and ∂f/∂z W alone: a tall W is made square."""
         names = ("effective_rank", "condition", "cosine_vc", "cosine_step", "cosine_agop")
+        names += ("fact", "fact_error")
         values = dict.fromkeys(names, math.nan)
         weight, gradient = self.weight.to(torch.float64), self.weight_gradient
         if not bool(weight.isfinite().all()):
@@ -124,6 +127,9 @@ class LayerSums:
             gradient = None if gradient is None else basis.mT @ gradient
         if gradient is not None:
             values["cosine_vc"] = gram_shift_cosine(weight, gradient, blocks=True)
+            if self.decay is not None:
+                values["fact"] = fact_cosine(weight, gradient, blocks=True)
+                values["fact_error"] = fact_error(weight, gradient, self.decay, blocks=True)
         singular = torch.linalg.svdvals(weight)  # (g, min(m, d))
         values["condition"] = float(singular.max() / singular.min())
         values["effective_rank"] = effective_rank(torch.diag_embed(singular), blocks=True)

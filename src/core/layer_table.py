@@ -33,6 +33,8 @@ class LayerRow:
     # of ΔG since the table before and the Virtual Covariance Shift then; see `callback.py`
     cosine_step: float
     cosine_agop: float  # of G and the AGOP (Neural Feature Ansatz; Radhakrishnan et al., 2024)
+    fact: float  # cosine of G and −AᵀH, FACT's, where a decay is given; see fact.py
+    fact_error: float  # ‖G + AᵀH/λ‖ / ‖G‖, zero where training with decay λ has come to rest
     cka_in: float  # linear CKA of inputs and targets (Kornblith et al., 2019)
     cka_out: float  # linear CKA of outputs and targets
     nc1: float  # Neural Collapse of the inputs, where targets are classes
@@ -52,7 +54,8 @@ class LayerTable(list[LayerRow]):
     """
 
     SHOWN = ("d", "n", "tl_in", "chance_in", "adjusted_in", "tl_out", "chance_out", "adjusted_out")
-    SHOWN += ("cosine_vc", "cosine_step", "cosine_agop", "nc1", "effective_rank", "residual")
+    SHOWN += ("cosine_vc", "cosine_step", "cosine_agop", "fact", "fact_error", "nc1")
+    SHOWN += ("effective_rank", "residual")
 
     def __init__(
         self, rows: Iterable[LayerRow] = (), notes: Mapping[str, Sequence[str]] | None = None

@@ -6,7 +6,7 @@
 Of each layer Z = H Wᵀ + b, over all samples, in one pass: Target Linearity of its inputs and
 outputs, the surrogate, the spectrum of its Gram matrix G = WᵀW, the residual of the Feature
 Learning Equation, the cosines of G with the Virtual Covariance Shift and with the average gradient
-outer product, linear CKA with the targets, and Neural Collapse.
+outer product, linear CKA with the targets, Neural Collapse, and FACT where training has a decay.
 
 reading.py reads batches, targets.py their targets; calls.py records the layers' calls, layers.py
 reads them as matrices, reduction.py makes rows of features; layer_sums.py turns sums into measures.
@@ -27,6 +27,7 @@ from torch.nn import functional
 from .agop import output_gradients
 from .calls import Call, recorded
 from .collector import Collector, is_layer, other_weights
+from .fact import check_decay
 from .layer_table import LayerTable
 from .reading import Batch, bare, prediction, read_batch, shifts_labels, token_labels, with_decoder
 from .reduction import Reduction, check
@@ -47,6 +48,7 @@ def measure(
     reduction: Reduction = "exact",
     projected: int = 2048,
     gradients_of_outputs: bool = True,
+    decay: float | None = None,
     all_reduce: bool = False,
 ) -> LayerTable:
     """Measure every linear layer and convolution of a model that is called, in one pass.
@@ -76,6 +78,9 @@ def measure(
         projected: dimensions after "project".
         gradients_of_outputs: the average gradient outer product takes a backward pass for each
             output: False leaves it out.
+        decay: λ of weight decay that is part of the loss, L + λ‖W‖²/2, for FACT; L is summed over
+            samples, so λ is N times the optimizer's weight_decay where that trains by the mean. Of
+            a weight that is tied or parametrised a row has not all that the decay is balanced by.
         all_reduce: merge with the other processes of torch.distributed, each given one or more
             batches of its own.
 
@@ -83,8 +88,8 @@ def measure(
         a row a layer, see `LayerRow`.
 
     Raises:
-        ValueError: no layers, no batches, batches or outputs that cannot be read, or features that
-            `reduction` does not take.
+        ValueError: no layers, no batches, batches or outputs that cannot be read, features that
+            `reduction` does not take, or a decay that is no positive number.
 
     Warns:
         RuntimeWarning: weights, features or targets of which measures are nan, and their layers.
@@ -97,6 +102,7 @@ def measure(
         reduction=reduction,
         projected=projected,
         gradients_of_outputs=gradients_of_outputs,
+        decay=decay,
         all_reduce=all_reduce,
     )
     measurement.run(batches)
@@ -116,9 +122,13 @@ class Measurement:
         reduction: Reduction = "exact",
         projected: int = 2048,
         gradients_of_outputs: bool = True,
+        decay: float | None = None,
         all_reduce: bool = False,
     ) -> None:
         check(reduction)
+        if decay is not None:
+            check_decay(decay)
+        self.decay = decay
         self.model, self.loss, self.output, self.names = bare(model), loss, output, names
         self.gradients_of_outputs, self.all_reduce = gradients_of_outputs, all_reduce
         numbers = itertools.count()
@@ -164,7 +174,7 @@ class Measurement:
         rows = []
         for layer in layers:
             sums = layer.finish(self.classes.places(classes), len(classes))
-            sums.before = (before or {}).get(layer.name)
+            sums.before, sums.decay = (before or {}).get(layer.name), self.decay
             if self.all_reduce:
                 sums.all_reduce()
             rows.append(sums.row(layer.name, layer.kind))

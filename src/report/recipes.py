@@ -148,6 +148,14 @@ RECIPES = {
         reads=("vae_target_linearity",),
         picture="statements",
     ),
+    "decay": Recipe(
+        "FACT: Equation 1 under weight decay (ours)",
+        ("weight_decay",),
+        "weight_decay",
+        "an error of FACT that falls as training comes to rest, wherever the decay is part of the "
+        "loss; AdamW's stays",
+        picture="weight_decay",
+    ),
     "formulas": Recipe(
         "the published formulas beside the exact ones (ours)",
         ("published_formulas",),

@@ -23,6 +23,7 @@ COSTS = {
     "gram_virtual_covariance.py": (21, 38),
     "neural_collapse.py": (7, 46),
     "statements.py": (10, 12),
+    "weight_decay.py": (10, 5),
     "published_formulas.py": (1, 6),
     "swissroll.ipynb": (10, 0.5),
 }
