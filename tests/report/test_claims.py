@@ -45,7 +45,9 @@ def test_the_page_has_every_claim_with_both_rules_and_verdicts(judged):
     for claim in CLAIMS:
         for text in (f"## Claim {number(claim)}: {claim.text}", claim.rule, claim.ours):
             assert text in page
-    assert page.count("Verdicts: the paper's **not run**; ours **—**.") == len(CLAIMS) - 1
+    empty = [claim for claim in CLAIMS if claim.verdicts([])[0] == "not run"]
+    measured = {weights.swiss_roll, weights.contours}
+    assert page.count("Verdicts: the paper's **not run**") == len(set(empty) - measured)
     assert page.count("| met |") == 2  # R² rises, and above the never-trained network's
 
 
@@ -55,7 +57,7 @@ def test_a_line_a_claim_names_the_finding_that_decides(judged):
     assert summary[3].endswith("| not run | — |  | 2, 6 |")
     cells = summary[2].split(" | ")
     assert cells[1:3] == ["holds in part", "control met"]
-    assert cells[3].startswith("planted: R² above 0.9: 0.55 [")
+    assert cells[3].startswith("planted: R² above 0.9: 0.545 [")
 
 
 def test_a_rule_that_was_changed_stands_beside_the_one_it_became():

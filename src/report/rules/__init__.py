@@ -4,7 +4,16 @@ A claim is made by `report.verdicts.claim` of the function that judges it. Rules
 results; those that were changed after a result was seen stand in `report.rules.changed`.
 """
 
-from report.rules import generalisation, models, statements, training, weights, whitening, width
+from report.rules import (
+    decay,
+    generalisation,
+    models,
+    statements,
+    training,
+    weights,
+    whitening,
+    width,
+)
 from report.rules.weights import STRAIGHT
 from report.verdicts import Claim
 
@@ -42,6 +51,7 @@ CLAIMS: tuple[Claim, ...] = (
     width.frozen_features,
     width.held_back,
     width.moving_target,
+    decay.fact,
 )
 
 

@@ -26,7 +26,7 @@ NEAR = 0.1  # relative difference of two matrices that are near each other
 @claim(
     "at rest under weight decay that is part of the loss the Feature Learning Equation is FACT: "
     "WᵀW = −(1/λ)(∂L/∂H)ᵀH",
-    source="Equation 1; appendix A.1 cites FACT (Boix-Adserà et al., 2025) without this",
+    source="ours, from Equation 1; appendix A.1 cites FACT (Boix-Adserà et al., 2025) without this",
     figures=("decay",),
     rule="the paper does not say it",
     ours="full-batch gradient descent with momentum, at each λ at which it comes near to rest: "
