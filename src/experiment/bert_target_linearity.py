@@ -52,7 +52,6 @@ from lab.text import encoders, marked, resuming, tasks, toy_bert, word_types
 from lab.text.fine_tuning import SPLITS
 from lab.text.tasks import Texts
 
-
 # options of bert_train.py that say nothing of the stages before it
 FINE_TUNING = {"learning_rate", "warmup", "weight_decay", "clip", "epochs", "batch_size"}
 

@@ -4,7 +4,7 @@ A claim is made by `report.verdicts.claim` of the function that judges it. Rules
 results; those that were changed after a result was seen stand in `report.rules.changed`.
 """
 
-from report.rules import generalisation, models, statements, training, weights
+from report.rules import encoders, generalisation, grokking, models, statements, training, weights
 from report.rules.weights import STRAIGHT
 from report.verdicts import Claim
 
@@ -16,15 +16,15 @@ CLAIMS: tuple[Claim, ...] = (
     training.linearity,
     models.autoencoders,
     training.lazy_and_rich,
-    models.fine_tuning,
+    encoders.fine_tuning,
     generalisation.random_labels,
-    generalisation.grokking_gaps,
+    grokking.grokking_gaps,
     weights.gram_movement,
     training.collapse_subsumed,
     weights.residual,
     weights.virtual_covariance_shift,
-    models.pre_training,
-    generalisation.grokking_rise,
+    encoders.pre_training,
+    grokking.grokking_rise,
     training.growth,
     generalisation.generalisation,
     statements.proposition_1,
