@@ -6,8 +6,8 @@ Claim: the lower β, the higher Target Linearity, and the closer to linear the i
     python src/experiment/vae_target_linearity.py --scale quick
 
 It reads the checkpoints that vae_train.py leaves, and takes the same options. Features H are the
-means μ of training images, targets Y their pixels. Interpolation decodes λ μ₁ + (1 − λ) μ₂ and
-compares it with λ x₁ + (1 − λ) x₂. Both sides of Proposition 3 are measured at the best epochs;
+means μ of training images, targets Y their pixels. Interpolation decodes α μ₁ + (1 − α) μ₂ and
+compares it with α x₁ + (1 − α) x₂. Both sides of Proposition 3 are measured at the best epochs;
 what of it needs no autoencoder is in vae_ceiling.py.
 
 Results: results/SCALE/vae_target_linearity/DATASET-DIGEST.npz, arrays as in AXES. Images are
@@ -46,7 +46,7 @@ from lab.results import Arrays
 from lab.runs import Run
 
 PAIRS_AT_ONCE = 100  # that are interpolated, for their memory
-SHARES = (0.1, 0.25, 0.5)  # α of Proposition 3
+SHARES = (0.1, 0.25, 0.5)  # α of Proposition 3, the last of them ½
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ class Config(vae_train.Config):
 
     # weights of the Kullback–Leibler divergence; one result holds all of them
     betas: tuple[float, ...] = vae_train.Config.betas
-    steps: int = 10  # points λ of an interpolation, from 0 to 1
+    steps: int = 10  # points α of an interpolation, from 0 to 1
     # pairs of test images, drawn at random, over which interpolation errors are means
     pairs: int = 1000
     # training images, the first of those measured, of which every pair is mixed for Proposition 3
@@ -108,7 +108,7 @@ AXES = {
 
 
 def mix(first: Tensor, second: Tensor, steps: int) -> Tensor:
-    """λ first + (1 − λ) second for λ evenly from 0 to 1; (N, …) -> (N, steps, …)."""
+    """α first + (1 − α) second for α evenly from 0 to 1; (N, …) -> (N, steps, …)."""
     shares = torch.linspace(0, 1, steps, dtype=first.dtype, device=first.device)
     shares = shares.view(-1, *[1] * (first.ndim - 1))
     return shares * first[:, None] + (1 - shares) * second[:, None]
@@ -125,7 +125,7 @@ def interpolate(model: VAE, pairs: Tensor, steps: int) -> tuple[Tensor, Tensor, 
     Args:
         model: one replica.
         pairs: first and second images (2, N, C, H, W).
-        steps: points λ.
+        steps: points α.
 
     Returns:
         (N, steps, d) each: mixed latents, decoded; mixed pixels; mixed reconstructions.
@@ -195,7 +195,7 @@ def mixture_measures(model: VAE, x: Tensor) -> dict[str, float | np.ndarray]:
         distances = (decoded - (pixels[i] + pixels[i:]) / 2).norm(dim=-1).double()
         total += float(2 * distances.sum() - distances[0])
     return {
-        "mixture_left": lefts[SHARES.index(0.5)],
+        "mixture_left": lefts[-1],
         "mixture_decoder": total / len(z) ** 2,
         "mixture_right": right,
         "share_left": lefts,
