@@ -44,7 +44,8 @@ def seeds_finding(
 ) -> Finding:
     """Whether a number over the seeds that have one, (seed,), is above zero."""
     number = known(values)
-    text = f"{number.text(3)}; {number.seeds} of {len(values)} seeds{beside}"
+    text = f"{number.seeds} of {len(values)} seeds{beside}"
+    text = f"{number.text(3)}; {text}" if number.seeds else text
     finding = Finding(decay(run), asked, text, above(number, 0), number.seeds, part)
     return undecided(finding, "too few seeds grok") if number.seeds < 2 else finding
 
@@ -74,11 +75,9 @@ def grokking_gaps(root: Path, scale: str, figure: str) -> Iterator[Finding]:
         text = f"{number.text()}; by seed {', '.join(f'{value:.2f}' for value in r)}"
         outcome = above(number, MOVES_WITH)
         yield Finding(decay(run), f"correlation above {MOVES_WITH}", text, outcome, number.seeds)
-    strongest = paper[-1:]
-    for run in strongest if len(paper) > 1 else []:
-        for other in paper[:-1]:
-            more = np.subtract(*paired(run, other, widening))
-            yield seeds_finding(run, f"the gap widens more than at {decay(other)}", more)
+    for other in paper[:-1]:
+        more = np.subtract(*paired(paper[-1], other, widening))
+        yield seeds_finding(paper[-1], f"the gap widens more than at {decay(other)}", more)
     for run in without:
         gaps = grokking.linearity_gap(run), grokking.generalisation_gap(run)
         number = interval(correlation_after_onset(run, *gaps))
