@@ -9,7 +9,7 @@ from planted_results import judge, our_verdict, outcomes, verdict
 from report import grokking
 from report.rules import grokking as rules
 
-FALLS, WIDENS = "the gap falls at the onset of grokking", "the gap widens after grokking"
+FALLS, WIDENS = "the gap falls at the onset of grokking", "the gap widens again in the second half"
 MOVES = f"correlation above {grokking.MOVES_WITH}"
 RISES = "TL rises from memorisation to grokking"
 SATURATES = "TL saturates: it changes by less an epoch after grokking than before, in 10⁻⁴"
