@@ -28,8 +28,9 @@ def plant(
     experiment = script.__name__.rpartition(".")[2]
     arrays = {key: np.asarray(value) for key, value in arrays.items()}
     axes = {key: script.AXES[key] for key in arrays}
-    if "seed" not in arrays:
-        axis, key = next((a.index("seed"), k) for k, a in axes.items() if "seed" in a)
+    places = [(a.index("seed"), key) for key, a in axes.items() if "seed" in a]
+    if places and "seed" not in arrays:
+        axis, key = places[0]
         arrays["seed"], axes["seed"] = np.arange(arrays[key].shape[axis]), ("seed",)
     config = {**script.Config().hyperparameters(), **settings}
     source = SimpleNamespace(name=data, fingerprint=DATA.fingerprint)

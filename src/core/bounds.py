@@ -114,7 +114,9 @@ def interpolation_bound(
     Left, N⁻² Σ_ij ‖g(αz_i + (1−α)z_j) − (αx_i + (1−α)x_j)‖; right, N⁻¹ Σ_i ‖g(z_i) − x_i‖. As g is
     affine the error of a pair is αr_i + (1−α)r_j with r_i = g(z_i) − x_i, so left ≤ right by the
     triangle inequality, and the least over all decoders is no more. The proposition is no more
-    than that: it tells nothing of the decoder that was trained.
+    than that: it tells nothing of the decoder that was trained. Nor is the right side √(1 − TL₁)
+    times the root mean square distance σ of the inputs from their mean, which is the residuals'
+    root mean square: a mean is at most that (Jensen), and equal where all residuals are as long.
 
     Args:
         latents: Z (…, N, k).

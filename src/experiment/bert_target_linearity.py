@@ -2,10 +2,12 @@
 
 Claim: fine-tuning makes Target Linearity rise with depth. Every layer is measured when initialised
 at random, when pre-trained, and after each epoch of fine-tuning. This script reads the checkpoints
-that bert_train.py leaves, and takes the same options.
+that bert_train.py leaves, and takes the same options. What pre-training does needs none of them:
+with --no-fine-tuned the first two stages are measured alone, as a result of its own.
 
     python src/experiment/bert_target_linearity.py
     python src/experiment/bert_target_linearity.py --model roberta-base --task ner
+    python src/experiment/bert_target_linearity.py --no-fine-tuned --seeds 0 1 2 3 4
     python src/experiment/bert_target_linearity.py --scale quick
 
 Results: results/SCALE/bert_target_linearity/MODEL-DATA-DIGEST.npz, one a task, arrays as in AXES.
@@ -50,16 +52,25 @@ from lab.text import encoders, marked, resuming, tasks, toy_bert, word_types
 from lab.text.fine_tuning import SPLITS
 from lab.text.tasks import Texts
 
+# options of bert_train.py that say nothing of the stages before it
+FINE_TUNING = {"learning_rate", "warmup", "weight_decay", "clip", "epochs", "batch_size"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config(bert_train.Config):
     """Hyperparameters of bert_train.py, whose checkpoints are measured."""
 
     measure_batch: int = 64  # examples a forward pass; changes no number but by rounding
+    fine_tuned: bool = True  # measure every epoch's checkpoint as well
 
     def hyperparameters(self) -> dict[str, Any]:
-        """The hyperparameters of bert_train.py."""
-        return {k: v for k, v in super().hyperparameters().items() if k != "measure_batch"}
+        """The hyperparameters of bert_train.py; without fine-tuning, those that count even so."""
+        unused = {"measure_batch", "fine_tuned"}
+        if not self.fine_tuned:
+            unused = {"measure_batch"}
+            # the toy BERT is pre-trained with some of them
+            unused |= FINE_TUNING if self.model != toy_bert.NAME else set()
+        return {k: v for k, v in super().hyperparameters().items() if k not in unused}
 
 
 QUICK = bert_train.QUICK
@@ -107,8 +118,12 @@ def restore(config: Config, texts: Texts, seed: int, epoch: int) -> PreTrainedMo
 
 
 def stage_names(config: Config) -> tuple[str, ...]:
-    epochs = (f"epoch {epoch}" for epoch in range(1, config.epochs + 1))
-    return ("initialised", "pre-trained", *epochs)
+    return ("initialised", "pre-trained", *(f"epoch {epoch}" for epoch in tuned_epochs(config)))
+
+
+def tuned_epochs(config: Config) -> range:
+    """The epochs whose checkpoints are measured."""
+    return range(1, config.epochs + 1 if config.fine_tuned else 1)
 
 
 def models(config: Config, texts: Texts, seed: int) -> Iterator[PreTrainedModel]:
@@ -116,7 +131,7 @@ def models(config: Config, texts: Texts, seed: int) -> Iterator[PreTrainedModel]
     encoder = (config.encoder, texts.labels, texts.task.tagged, seed, config.model_revision)
     yield encoders.build(*encoder, trained=False)
     yield encoders.build(*encoder)
-    for epoch in range(1, config.epochs + 1):
+    for epoch in tuned_epochs(config):
         yield restore(config, texts, seed, epoch)
 
 
@@ -230,7 +245,7 @@ def main() -> None:
     jobs, _ = config.jobs_and_threads
     for task, texts in zip(config.tasks, every, strict=True):
         result = plan(config, texts, "bert_target_linearity", AXES)
-        with checkpoints.reading([plan(config, texts)]):
+        with checkpoints.reading([plan(config, texts)] if config.fine_tuned else []):
             for _, arrays in runs.train(functools.partial(run, config, task), [result], jobs):
                 arrays |= {name: arrays[name][0, 0] for name, axes in AXES.items() if axes == ()}
                 layers = range(-1, arrays["held_out_tl"].shape[-1] - 1)

@@ -1,8 +1,9 @@
 """Figure 12: what random labels do to Target Linearity.
 
-Claim: as more labels are random, Target Linearity and its order by depth fall. Each label is
-redrawn uniformly with probability p, in training and test set alike. Target Linearity is measured
-against the labels trained on, and against the true ones.
+Claim: as more labels are random, Target Linearity falls, up to half of them; with more, training is
+slow at first, and Target Linearity of the middle layers then rises suddenly. Each label is redrawn
+uniformly with probability p, in training and test set alike. Target Linearity is measured against
+the labels trained on, and against the true ones.
 
     python src/experiment/random_label.py --datasets cifar10
     python src/experiment/random_label.py --scale quick

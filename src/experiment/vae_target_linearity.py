@@ -6,8 +6,9 @@ Claim: the lower β, the higher Target Linearity, and the closer to linear the i
     python src/experiment/vae_target_linearity.py --scale quick
 
 It reads the checkpoints that vae_train.py leaves, and takes the same options. Features H are the
-means μ of training images, targets Y their pixels. Interpolation decodes λ μ₁ + (1 − λ) μ₂ and
-compares it with λ x₁ + (1 − λ) x₂. Both sides of Proposition 3 are measured at the best epochs.
+means μ of training images, targets Y their pixels. Interpolation decodes α μ₁ + (1 − α) μ₂ and
+compares it with α x₁ + (1 − α) x₂. Both sides of Proposition 3 are measured at the best epochs;
+what of it needs no autoencoder is in vae_ceiling.py.
 
 Results: results/SCALE/vae_target_linearity/DATASET-DIGEST.npz, arrays as in AXES. Images are
 uint8, 255 for a pixel of one.
@@ -45,6 +46,7 @@ from lab.results import Arrays
 from lab.runs import Run
 
 PAIRS_AT_ONCE = 100  # that are interpolated, for their memory
+SHARES = (0.1, 0.25, 0.5)  # α of Proposition 3, the last of them ½
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +55,7 @@ class Config(vae_train.Config):
 
     # weights of the Kullback–Leibler divergence; one result holds all of them
     betas: tuple[float, ...] = vae_train.Config.betas
-    steps: int = 10  # points λ of an interpolation, from 0 to 1
+    steps: int = 10  # points α of an interpolation, from 0 to 1
     # pairs of test images, drawn at random, over which interpolation errors are means
     pairs: int = 1000
     # training images, the first of those measured, of which every pair is mixed for Proposition 3
@@ -90,8 +92,9 @@ AXES = {
     "best_epoch": ("beta", "seed"),
     # Proposition 3 at the best epoch, half of one image and half of another: the mean distance from
     # the mixture of images, by the least-squares map from μ to pixels and by the trained decoder,
-    # and the map's mean error, which bounds the first
+    # and the map's mean error, which bounds the first; the first at every α of SHARES
     **dict.fromkeys(("mixture_left", "mixture_decoder", "mixture_right"), ("beta", "seed")),
+    "share_left": ("beta", "seed", "share"),
     "by_epoch": ("shown_epoch", "lambda", *_IMAGE),  # the first seed's
     "by_epoch_mse": ("shown_epoch",),
     "by_epoch_pixels": ("lambda", *_IMAGE),
@@ -100,12 +103,12 @@ AXES = {
     "by_beta_pixels": ("lambda", *_IMAGE),
     "originals": ("image", *_IMAGE),  # one test image a class
     "reconstructions": ("beta", "image", *_IMAGE),  # the first seed's, at its best epoch
-    **{name: (name,) for name in ("beta", "seed", "epoch", "shown_epoch", "lambda")},
+    **{name: (name,) for name in ("beta", "seed", "epoch", "shown_epoch", "lambda", "share")},
 }
 
 
 def mix(first: Tensor, second: Tensor, steps: int) -> Tensor:
-    """λ first + (1 − λ) second for λ evenly from 0 to 1; (N, …) -> (N, steps, …)."""
+    """α first + (1 − α) second for α evenly from 0 to 1; (N, …) -> (N, steps, …)."""
     shares = torch.linspace(0, 1, steps, dtype=first.dtype, device=first.device)
     shares = shares.view(-1, *[1] * (first.ndim - 1))
     return shares * first[:, None] + (1 - shares) * second[:, None]
@@ -122,7 +125,7 @@ def interpolate(model: VAE, pairs: Tensor, steps: int) -> tuple[Tensor, Tensor, 
     Args:
         model: one replica.
         pairs: first and second images (2, N, C, H, W).
-        steps: points λ.
+        steps: points α.
 
     Returns:
         (N, steps, d) each: mixed latents, decoded; mixed pixels; mixed reconstructions.
@@ -174,23 +177,33 @@ def model_measures(model: VAE, x: Tensor, pairs: Tensor, steps: int) -> dict[str
     }
 
 
+def mixture_sides(z: Tensor, x: Tensor) -> tuple[np.ndarray, float]:
+    """Left side of Proposition 3 at every α of SHARES, and the right one; z (N, k), x (N, d)."""
+    sides = [interpolation_bound(z, x, share) for share in SHARES]
+    return np.array([left for left, _ in sides]), float(sides[0][1])
+
+
 @torch.no_grad()
-def mixture_measures(model: VAE, x: Tensor) -> dict[str, float]:
-    """Proposition 3 at α = ½ over all pairs of images x (N, C, H, W), see AXES."""
+def mixture_measures(model: VAE, x: Tensor) -> dict[str, float | np.ndarray]:
+    """Proposition 3 over all pairs of images x (N, C, H, W), see AXES; the decoder's at α = ½."""
     means, _ = model.encode(x[None])
     z, pixels = means[0], x.flatten(1)
-    left, right = interpolation_bound(z, pixels, 0.5)
+    lefts, right = mixture_sides(z, pixels)
     total = 0.0
     for i in range(len(z)):  # pairs (i, j) with j ≥ i; (j, i) has the same mixture
         decoded = decode(model, (z[i] + z[i:]) / 2)
         distances = (decoded - (pixels[i] + pixels[i:]) / 2).norm(dim=-1).double()
         total += float(2 * distances.sum() - distances[0])
-    decoder = total / len(z) ** 2
-    return {"mixture_left": left, "mixture_decoder": decoder, "mixture_right": right}
+    return {
+        "mixture_left": lefts[-1],
+        "mixture_decoder": total / len(z) ** 2,
+        "mixture_right": right,
+        "share_left": lefts,
+    }
 
 
 def run(config: Config, dataset: str, replicas: Sequence[Replica]) -> Arrays:
-    """Measure every checkpoint of the replicas; name -> (R, epoch), of the best epoch (R,)."""
+    """Measure every checkpoint of the replicas; name -> (R, epoch), of the best epoch (R, …)."""
     images = vae_train.load_images(config, dataset)
     config = config.with_epochs(images.name)
     trained = config.plan_training(images)
@@ -291,7 +304,7 @@ def main() -> None:
                 arrays = runs.unflatten(arrays, len(config.betas), len(config.seeds))
                 arrays["variance_around_own_mean"] = variance_around_own_mean(config, images)
                 points = {"epoch": range(resolved.epochs + 1)}
-                points["lambda"] = np.linspace(0, 1, config.steps)
+                points |= {"lambda": np.linspace(0, 1, config.steps), "share": SHARES}
                 replica_points = {"beta": config.betas, "seed": config.seeds}
                 result.save(arrays | show(config, images) | replica_points | points)
 

@@ -238,6 +238,29 @@ class TestTargetLinearity:
         assert (tl[0, 1] == tl[1, 1]).all()
         assert (tl[0, [0, 2, 3]] != tl[1, [0, 2, 3]]).all()
 
+    def test_without_fine_tuning_needs_no_checkpoint_and_is_a_result_of_its_own(
+        self, finished, alone
+    ):
+        more = ("--task", SENTENCE, "--seeds", 0, "--results", alone.results)
+        assert call(bert_target_linearity, "--no-fine-tuned", *more) == 0
+        config = dataclasses.replace(alone, fine_tuned=False)
+        few, every = (result(c, bert_target_linearity, SENTENCE) for c in (config, finished))
+        assert few["stage"].tolist() == ["initialised", "pre-trained"]
+        for name in ("train_tl", "held_out_tl", "train_chance"):
+            np.testing.assert_array_equal(few[name][0], every[name][0, :2])
+        assert few.config["fine_tuned"] is False
+        assert "fine_tuned" not in every.config
+
+    def test_without_fine_tuning_does_not_depend_on_its_options(self, own):
+        words = (*COMMAND, *own, "--no-fine-tuned")
+        plans = []
+        for rate in ("0.1", "0.2"):
+            argv = (*words, "--learning-rate", rate)
+            config = cli.parse(Config, bert_train.QUICK, argv=argv)
+            plans.append(bert_train.plan(config, config.load_texts("mood")))
+        assert plans[0].path == plans[1].path
+        assert not bert_target_linearity.FINE_TUNING & plans[0].settings.keys()
+
 
 class TestFineTuning:
     @pytest.mark.parametrize(

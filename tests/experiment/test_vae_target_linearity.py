@@ -142,6 +142,48 @@ def test_both_sides_of_proposition_3_equal_a_loop_over_every_pair(trained, measu
             assert measures[name][b, s] == pytest.approx(value, rel=1e-5), name
 
 
+def loop_over_pairs(z, x, share):
+    """Proposition 3's left and right side for the least-squares map, one pair after the other."""
+    rows = np.column_stack([z, np.ones(len(z))])
+    coefficients = np.linalg.lstsq(rows, x, rcond=None)[0]
+    total = 0.0
+    for i in range(len(x)):
+        fitted = (share * rows[i] + (1 - share) * rows) @ coefficients
+        total += np.linalg.norm(fitted - share * x[i] - (1 - share) * x, axis=1).sum()
+    return total / len(x) ** 2, np.linalg.norm(rows @ coefficients - x, axis=1).mean()
+
+
+@torch.no_grad()
+def test_proposition_3_has_its_left_side_at_every_share(trained, measures):
+    x = trained.measured.flatten(1).double().numpy()
+    b, s = GRID[1]
+    network, _ = trained.restore(b, s, "best")
+    z = network.mean(trained.measured).double().numpy()
+    expected = [loop_over_pairs(z, x, share)[0] for share in vae_target_linearity.SHARES]
+    assert measures["share_left"][b, s] == pytest.approx(expected, rel=1e-5)
+    np.testing.assert_array_equal(measures["share_left"][..., -1], measures["mixture_left"])
+    assert (np.diff(measures["share_left"]) < 0).all()  # the more alike the shares, the less
+
+
+def test_proposition_3_of_principal_components_equals_a_loop_over_pairs(trained):
+    x = trained.measured.flatten(1).double().numpy()
+    z = PCA(LATENT).fit_transform(x)
+    sizes = {"components": LATENT, "samples": trained.config.samples, "mixed": 40}
+    config = vae_ceiling.Config(**sizes)
+    measured = vae_ceiling.run(config, trained.dataset, REPLICAS[:1])
+    few, z = x[:40], z[:40]
+    for i, share in enumerate(vae_ceiling.SHARES):
+        left, right = loop_over_pairs(z, few, share)
+        assert measured["mixture_left"][0, i] == pytest.approx(left)
+        assert measured["mixture_right"][0] == pytest.approx(right)
+        constant, _ = loop_over_pairs(np.zeros((40, 1)), few, share)
+        assert measured["mixture_constant"][0, i] == pytest.approx(constant)
+    rest = (few - few.mean(0)) - z @ np.linalg.lstsq(z, few - few.mean(0), rcond=None)[0]
+    rms = np.sqrt((rest**2).sum(1).mean())
+    assert measured["mixture_rms"][0] == pytest.approx(rms)
+    assert measured["mixture_right"][0] < rms  # Jensen
+
+
 def test_proposition_3_holds_for_the_least_squares_map_and_may_fail_for_the_decoder(measures):
     assert (measures["mixture_left"] < measures["mixture_right"]).all()
     assert (measures["mixture_decoder"] > measures["mixture_right"]).any()

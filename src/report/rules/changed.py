@@ -3,7 +3,18 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from report.rules import CLAIMS, generalisation, models, number, training, weights, whitening, width
+from report.rules import (
+    CLAIMS,
+    encoders,
+    generalisation,
+    grokking,
+    models,
+    number,
+    training,
+    weights,
+    whitening,
+    width,
+)
 from report.verdicts import Claim
 
 
@@ -67,7 +78,7 @@ CHANGES = (
         "held-out samples",
     ),
     Change(
-        models.fine_tuning,
+        encoders.fine_tuning,
         "on training rows, means over seeds: rank correlation of layer and TL at least 0.8, TL "
         "rises from the first layer to the last, by more than in the pre-trained model",
         "holds in part",
@@ -86,7 +97,7 @@ CHANGES = (
         "two findings, level and order, over the values of p that the text quotes",
     ),
     Change(
-        generalisation.grokking_gaps,
+        grokking.grokking_gaps,
         "for every weight decay, correlation over all epochs at least 0.5, mean over seeds",
         "holds in part",
         "the sentence is about what follows memorisation, and the paper has no weight decay of 1, "
