@@ -4,7 +4,7 @@ A claim is made by `report.verdicts.claim` of the function that judges it. Rules
 results; those that were changed after a result was seen stand in `report.rules.changed`.
 """
 
-from report.rules import generalisation, models, statements, training, weights
+from report.rules import figure7, generalisation, models, statements, training, weights
 from report.rules.weights import STRAIGHT
 from report.verdicts import Claim
 
@@ -22,7 +22,7 @@ CLAIMS: tuple[Claim, ...] = (
     weights.gram_movement,
     training.collapse_subsumed,
     weights.residual,
-    weights.virtual_covariance_shift,
+    figure7.virtual_covariance_shift,
     models.pre_training,
     generalisation.grokking_rise,
     training.growth,
@@ -37,6 +37,7 @@ CLAIMS: tuple[Claim, ...] = (
     models.proposition_3,
     statements.proposition_4,
     statements.whitening_forms,
+    figure7.second_order,
 )
 
 
