@@ -56,7 +56,7 @@ class Config(cli.Common):
     learning_rates: tuple[float, ...] = cli.each((0.005, 0.01, 0.05))  # γ; the paper's is 0.05
     batch_sizes: tuple[int, ...] = cli.each((16, 64, 256, 1024))  # samples a step
     seeds: tuple[int, ...] = (0, 1, 2)  # a seed draws initial weights, batch orders, permutations
-    epochs: int = 4  # passes over the training set
+    epochs: int = 2  # passes over the training set
     measurements: int = 2  # points of measurement an epoch
     width: int = 256  # units of a hidden layer
     depth: int = 1  # hidden layers; the paper's "two-layer" may be 1 or 2
