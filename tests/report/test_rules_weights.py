@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiment import gram_virtual_covariance, swissroll, virtual_covariance, whiten, whiten_cnn
+from experiment import gram_virtual_covariance, swissroll, whiten, whiten_cnn
 from planted_results import DATA, around, judge, outcomes, plant, verdict
 from report.rules import weights
 
@@ -126,31 +126,6 @@ def test_what_is_dropped_is_judged_at_plains_best_rate_too(tmp_path):
     assert verdict(tmp_path, weights.residual, "2") == "not decided by this data"
     plant_arm(tmp_path, "complement", 0.9, rate=0.1)
     assert verdict(tmp_path, weights.residual, "2") == "holds in part"
-
-
-@pytest.mark.parametrize(
-    ("vcs", "agop", "error", "expected"),
-    [
-        (0.98, 0.71, 0.1, "holds"),
-        (0.98, 0.71, 0.9, "holds in part"),  # alike, but of another size
-        (0.96, 0.89, 0.1, "holds in part"),
-        (0.71, 0.98, 0.1, "does not hold"),
-        (0.5, 0.5, 0.9, "does not hold"),
-    ],
-)
-def test_figure_7_is_judged_in_the_input_layer(tmp_path, vcs, agop, error, expected):
-    def last(value):  # epoch and layer that decide
-        array = np.full((3, 2, 2), 0.3)  # (seed, epoch, layer)
-        array[:, -1, 0] = around(value, 0.001)
-        return array
-
-    arrays = {"relative_error": last(error)}
-    for matrix in ("gram", "change"):
-        for part in ("diagonal", "matrix"):
-            arrays |= {f"{matrix}_vcs_{part}": last(vcs), f"{matrix}_agop_{part}": last(agop)}
-    settings = {"optimizer": "sgd", "rate": 0.05, "dataset": DATA.name}
-    plant(tmp_path, virtual_covariance, "planted-sgd", arrays, **settings)
-    assert verdict(tmp_path, weights.virtual_covariance_shift, "7") == expected
 
 
 @pytest.mark.parametrize(
