@@ -153,9 +153,10 @@ def test_the_law_is_that_of_planted_traces_without_those_of_a_falling_shift(tmp_
     assert found[asked.format("1 / batch size")] == "met"
 
 
-def test_one_rate_gives_no_law(tmp_path):
-    for batch in (16, 64, 256):
-        plant_parts(tmp_path, 2.0, 1 / batch, batch=batch)
+@pytest.mark.parametrize("shift", [2.0, -2.0])
+def test_one_rate_or_a_falling_shift_gives_no_law(tmp_path, shift):
+    for rate, batch in GRID if shift < 0 else [(0.05, batch) for batch in (16, 64, 256)]:
+        plant_parts(tmp_path, shift, 5 + 1 / batch, rate, batch)
     found = outcomes(tmp_path, figure7.second_order, "parts")
     assert found["second order / shift grows with the rate: exponent above 0"] == "not measured"
 

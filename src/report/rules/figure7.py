@@ -135,7 +135,7 @@ def law(runs: Sequence[Result]) -> tuple[np.ndarray, np.ndarray]:
     kept = [run for run in runs if (run["trace_vcs"][:, -1, 0] > 0).all()]
     rows = [(np.log(r.config["rate"]), -np.log(r.config["batch_size"]), 1.0) for r in kept]
     design = np.array(rows).reshape(-1, 3)
-    if np.linalg.matrix_rank(design) < 3:
+    if len(kept) < 3 or np.linalg.matrix_rank(design) < 3:
         return (np.full(len(runs[0]["seed"]), np.nan),) * 2
     ratios = [r["trace_second_order"][:, -1, 0] / r["trace_vcs"][:, -1, 0] for r in kept]
     a, b, _ = np.linalg.lstsq(design, np.log(ratios))[0]
@@ -148,15 +148,15 @@ def law(runs: Sequence[Result]) -> tuple[np.ndarray, np.ndarray]:
     source="section B.3, Figure 7",
     figures=("parts",),
     rule=f"CIFAR-10, plain SGD at Figure 7's rate {RATE}, batches of {BATCH} (the text states "
-    f"none), one hidden layer, its input layer, after {LONGER} epochs where they were run. "
+    f"none), one hidden layer, its input layer, after {LONGER} epochs where that was run. "
     f"Pattern: Pearson's ρ of the diagonals of ΔWᵀW and Σ VCS is above {PATTERN}. Size: of the "
     f"trace of ΔWᵀW the second-order part ΔWᵀW − Σ VCS is less than {SMALL}",
     ours="the same for other batch sizes at that rate and for two hidden layers; the ratio of the "
     "two traces grows with the rate and falls with the batch size, by exponents (of a power law "
     "over all rates and batch sizes) above 0. Controls: the parts add up to ΔWᵀW to "
-    f"{ROUNDING:g}; the second-order part is the noise of batches, not the gradient that they "
-    f"share: products of successive batches' gradients make up less than {MOST} of it, and with "
-    f"labels permuted once it is more than {MOST} times as large",
+    f"{ROUNDING:g}; the second-order part is not of what is learned: of Σγ²‖∂L/∂W‖² products of "
+    f"successive steps' gradients make up less than {MOST} (noise; below zero steps undo one "
+    f"another), and with labels permuted once it is more than {MOST} times as large",
 )
 def second_order(root: Path, scale: str, figure: str) -> Iterator[Finding]:
     runs = lookup(gram_parts, root, scale)
@@ -214,7 +214,7 @@ def growth(runs: Sequence[Result]) -> Iterator[Finding]:
 
 
 def noise(runs: Sequence[Result]) -> Iterator[Finding]:
-    """Whether the second-order part is the noise of batches, at Figure 7's rate."""
+    """Whether the second-order part is of what is learned, at Figure 7's rate."""
     at = {
         r.config["labels"]: r
         for r in runs
@@ -224,7 +224,7 @@ def noise(runs: Sequence[Result]) -> Iterator[Finding]:
         return
     true, where = at["true"], settings(at["true"])
     common = interval((true["trace_successive"] / true["trace_moment"])[:, -1, 0])
-    asked = f"what successive batches share of Σγ²‖∂L/∂W‖² below {MOST}"
+    asked = f"what successive steps share of Σγ²‖∂L/∂W‖² below {MOST}"
     yield Finding(where, asked, common.text(3), below(common, MOST), common.seeds, "control")
     asked = f"Σγ²‖∂L/∂W‖² with permuted labels, over that with true ones, above {MOST}"
     if "shuffled" not in at:
