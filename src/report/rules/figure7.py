@@ -50,7 +50,8 @@ def virtual_covariance_shift(root: Path, scale: str, figure: str) -> Iterator[Fi
     if figure == "statements":
         yield from first_steps(root, scale)
         return
-    for run in lookup(virtual_covariance, root, scale):
+    runs = lookup(virtual_covariance, root, scale)
+    for run in sorted(runs, key=lambda run: run.config["optimizer"] != "sgd"):
         if run.config["optimizer"] == "sgd":
             yield from quoted_correlations(run)
         yield from higher_correlations(run)
@@ -108,11 +109,11 @@ MOST = 0.5  # share of the second-order term that is most of it
 
 
 def share(run: Result) -> np.ndarray:
-    """Of the second-order term in the trace of ΔWᵀW, (seed, point, layer).
+    """Of the second-order part in the trace of ΔWᵀW after the start, (seed, point − 1, layer).
 
     Above one where the shift's own trace is negative.
     """
-    return np.abs(run["trace_second_order"] / run["trace_change"])
+    return np.abs(run["trace_second_order"][:, 1:] / run["trace_change"][:, 1:])
 
 
 def settings(run: Result) -> str:
@@ -223,7 +224,7 @@ def noise(runs: Sequence[Result]) -> Iterator[Finding]:
     if "true" not in at:
         return
     true, where = at["true"], settings(at["true"])
-    common = interval((true["trace_successive"] / true["trace_moment"])[:, -1, 0])
+    common = interval(true["trace_successive"][:, -1, 0] / true["trace_moment"][:, -1, 0])
     asked = f"what successive steps share of Σγ²‖∂L/∂W‖² below {MOST}"
     yield Finding(where, asked, common.text(3), below(common, MOST), common.seeds, "control")
     asked = f"Σγ²‖∂L/∂W‖² with permuted labels, over that with true ones, above {MOST}"
