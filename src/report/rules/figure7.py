@@ -1,6 +1,5 @@
 """Claims about Figure 7: what follows the weight Gram matrix, and what its change is made of."""
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -206,21 +205,17 @@ def growth(runs: Sequence[Result]) -> Iterator[Finding]:
         return
     for values, what in zip(law(runs), ("the rate", "1 / batch size"), strict=True):
         asked = f"second order / shift grows with {what}: exponent above 0"
-        finding = Finding(runs[0].label, asked, part="ours")
-        if np.isfinite(values).all():
-            number = interval(values)
-            text, outcome = number.text(), above(number, 0)
-            finding = dataclasses.replace(finding, number=text, outcome=outcome, seeds=number.seeds)
-        yield finding
+        if np.isnan(values).any():
+            yield Finding(runs[0].label, asked, part="ours")
+            continue
+        number = interval(values)
+        yield Finding(runs[0].label, asked, number.text(), above(number, 0), number.seeds, "ours")
 
 
 def noise(runs: Sequence[Result]) -> Iterator[Finding]:
     """Whether the second-order part is of what is learned, at Figure 7's rate."""
-    at = {
-        r.config["labels"]: r
-        for r in runs
-        if (r.config["rate"], r.config["batch_size"]) == (RATE, BATCH)
-    }
+    papers = (r for r in runs if (r.config["rate"], r.config["batch_size"]) == (RATE, BATCH))
+    at = {run.config["labels"]: run for run in papers}
     if "true" not in at:
         return
     true, where = at["true"], settings(at["true"])
@@ -231,7 +226,6 @@ def noise(runs: Sequence[Result]) -> Iterator[Finding]:
     if "shuffled" not in at:
         yield Finding(where, asked, part="control")
         return
-    ratio = interval(
-        np.divide(*paired(at["shuffled"], true, lambda r: r["trace_moment"][:, -1, 0]))
-    )
+    moments = paired(at["shuffled"], true, lambda run: run["trace_moment"][:, -1, 0])
+    ratio = interval(np.divide(*moments))
     yield Finding(where, asked, ratio.text(), above(ratio, MOST), ratio.seeds, "control")
