@@ -80,7 +80,7 @@ DRAWN = ("change", "vcs", "second_order")  # whose diagonals are kept as images
 _POINT, _LAYER = ("seed", "point"), ("seed", "point", "layer")
 AXES = {
     **{f"trace_{part}": _LAYER for part in PARTS},
-    # Σ γ² tr(GᵀG), and the same of each two successive batches, which share no sample
+    # Σ γ² ‖G‖², and Σ γ² ⟨G, G′⟩ of successive steps
     "trace_moment": _LAYER,
     "trace_successive": _LAYER,
     # Pearson's ρ of the diagonal of ΔWᵀW with another; nan at the start
