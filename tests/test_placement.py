@@ -9,6 +9,7 @@ from torch import nn
 
 from core import gram
 from experiment import (
+    gram_parts,
     gram_virtual_covariance,
     grokking,
     neural_collapse,
@@ -67,6 +68,12 @@ EXPERIMENTS = {  # name -> script, fields, what stands between the configuration
     ),
 }
 FULL_BATCH = {
+    "gram_parts": (
+        gram_parts,
+        {"datasets": ("digits",), "epochs": 2, "measurements": 1, "width": 8},
+        ("digits", "shuffled", 1437),
+        RATES,
+    ),
     "gram_virtual_covariance": (
         gram_virtual_covariance,
         {"datasets": ("digits",), "width": 8, "samples": 50, "time": 1.0, "points": 2},

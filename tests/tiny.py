@@ -39,6 +39,7 @@ TINY = {  # field -> a value that makes a run short, in every script that has th
     "betas": (0.5, 1.0),
     "time": 2.0,
     "points": 2,
+    "measurements": 1,
     "modulus": 7,
     "pairs": 5,
     "steps": 4,

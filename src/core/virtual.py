@@ -66,6 +66,33 @@ def virtual_covariance_shift(features: Tensor, gradient: Tensor, rate: float) ->
     return step.mT @ step - (cross + cross.mT)
 
 
+def gram_change_diagonals(
+    features: Tensor, gradient: Tensor, weight_gradient: Tensor, rate: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Diagonals of the parts of ΔG in a step of gradient descent (ours, from Equation 1).
+
+    ΔG = −γ (AᵀH + HᵀA) + γ² (∂L/∂W)ᵀ ∂L/∂W = VCS + γ² ((∂L/∂W)ᵀ ∂L/∂W − AᵀA), exactly. Sums over
+    columns: no d × d matrix.
+
+    Args:
+        features: H (…, N, d), all samples that reach the weight.
+        gradient: A = ∂L/∂H (…, N, d).
+        weight_gradient: ∂L/∂W (…, m, d).
+        rate: γ.
+
+    Returns:
+        diagonals (…, d), in the dtypes given, of −γ (AᵀH + HᵀA), of γ² AᵀA, which is the rest of
+        the Virtual Covariance Shift, and of γ² (∂L/∂W)ᵀ ∂L/∂W, which is the rest of ΔG.
+
+    Raises:
+        ValueError: features and gradient are not matrices of one shape.
+    """
+    _check(features, gradient)
+    first_order = -2 * rate * (gradient * features).sum(-2)
+    outer, second_order = (rate**2 * m.square().sum(-2) for m in (gradient, weight_gradient))
+    return first_order, outer, second_order
+
+
 def feature_learning_residual(
     features: Tensor,
     weight: Tensor,

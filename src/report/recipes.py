@@ -125,6 +125,13 @@ RECIPES = {
         "grokking_plot",
         "TL of layer 3 − layer 2, which falls with the generalisation error, but not to zero",
     ),
+    "parts": Recipe(
+        "what the Gram's change is made of (ours)",
+        ("gram_parts",),
+        "gram_parts",
+        "a second-order share that grows with the rate and falls with the batch size",
+        picture="gram_parts",
+    ),
     "gram": Recipe(
         "does the Gram learn the Virtual Covariance? (ours)",
         ("gram_virtual_covariance",),

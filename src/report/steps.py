@@ -20,6 +20,7 @@ COSTS = {
     "bert_target_linearity.py": (18, 40),
     "random_label.py": (16, 246),
     "grokking.py": (36, 71),
+    "gram_parts.py": (8, 20),
     "gram_virtual_covariance.py": (21, 38),
     "neural_collapse.py": (7, 46),
     "statements.py": (10, 12),

@@ -11,6 +11,7 @@ from cases import draw
 from core.gram import cosine, weight_gram
 from core.virtual import (
     feature_learning_residual,
+    gram_change_diagonals,
     gram_shift_cosine,
     virtual_covariance,
     virtual_covariance_shift,
@@ -125,6 +126,28 @@ def test_anything_but_two_matrices_of_one_shape_is_an_error(function):
     for shapes in SHAPES:
         with pytest.raises(ValueError, match="one shape"):
             function(*(torch.ones(shape) for shape in shapes), 0.1)
+
+
+def test_the_parts_of_a_change_of_gram_are_planted():
+    """W = (3, 4), h = (1, 2), ∂L/∂z = 1: at rate ½ the weight becomes (2.5, 3)."""
+    h, w = torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]])
+    parts = gram_change_diagonals(h, w, h, 0.5)
+    assert [part.tolist() for part in parts] == [[-3, -8], [9 / 4, 4], [1 / 4, 1]]
+    assert (parts[0] + parts[2]).tolist() == [2.5**2 - 3**2, 3**2 - 4**2]
+
+
+def test_the_parts_of_a_change_of_gram_equal_diagonals_of_whole_matrices():
+    shapes = (2, 20, 4), (2, 20, 4), (2, 3, 4)
+    h, a, gradient = (draw(*shape, seed=i) for i, shape in enumerate(shapes))
+    first_order, outer, second_order = gram_change_diagonals(h, a, gradient, 0.3)
+    for r in range(2):
+        shift = virtual_covariance_shift(h[r], a[r], 0.3)
+        assert difference((first_order + outer)[r], shift.diagonal()) < 1e-13
+        assert difference(outer[r], (0.09 * a[r].T @ a[r]).diagonal()) < 1e-13
+        moment = 0.09 * gradient[r].T @ gradient[r]
+        assert difference(second_order[r], moment.diagonal()) < 1e-13
+    with pytest.raises(ValueError, match="one shape"):
+        gram_change_diagonals(h, a[0], gradient, 0.3)
 
 
 class Layer:

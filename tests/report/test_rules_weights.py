@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiment import gram_virtual_covariance, statements, swissroll, virtual_covariance
+from experiment import gram_virtual_covariance, statements, swissroll
 from planted_results import DATA, around, judge, our_verdict, plant, verdict
 from report.rules import weights
 
@@ -44,31 +44,6 @@ def test_contours_must_move_to_be_seen_to_adapt(tmp_path, at_50, at_100, expecte
     plant(tmp_path, swissroll, "swissroll", {"gram": gram})
     assert verdict(tmp_path, weights.contours, "1") == expected
     assert our_verdict(tmp_path, weights.contours, "1") == ours
-
-
-@pytest.mark.parametrize(
-    ("vcs", "agop", "error", "expected"),
-    [
-        (0.98, 0.71, 0.1, "holds"),
-        (0.98, 0.71, 0.9, "holds in part"),  # alike, but of another size
-        (0.96, 0.89, 0.1, "holds in part"),
-        (0.71, 0.98, 0.1, "does not hold"),
-        (0.5, 0.5, 0.9, "does not hold"),
-    ],
-)
-def test_figure_7_is_judged_in_the_input_layer(tmp_path, vcs, agop, error, expected):
-    def last(value):  # epoch and layer that decide
-        array = np.full((3, 2, 2), 0.3)  # (seed, epoch, layer)
-        array[:, -1, 0] = around(value, 0.001)
-        return array
-
-    arrays = {"relative_error": last(error)}
-    for matrix in ("gram", "change"):
-        for part in ("diagonal", "matrix"):
-            arrays |= {f"{matrix}_vcs_{part}": last(vcs), f"{matrix}_agop_{part}": last(agop)}
-    settings = {"optimizer": "sgd", "rate": 0.05, "dataset": DATA.name}
-    plant(tmp_path, virtual_covariance, "planted-sgd", arrays, **settings)
-    assert verdict(tmp_path, weights.virtual_covariance_shift, "7") == expected
 
 
 @pytest.mark.parametrize(

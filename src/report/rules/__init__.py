@@ -7,6 +7,7 @@ results; those that were changed after a result was seen stand in `report.rules.
 from report.rules import (
     decay,
     encoders,
+    figure7,
     generalisation,
     grokking,
     models,
@@ -33,7 +34,7 @@ CLAIMS: tuple[Claim, ...] = (
     weights.gram_movement,
     training.collapse_and_linearity,
     whitening.residual,
-    weights.virtual_covariance_shift,
+    figure7.virtual_covariance_shift,
     encoders.pre_training,
     grokking.grokking_rise,
     training.growth,
@@ -53,6 +54,7 @@ CLAIMS: tuple[Claim, ...] = (
     width.frozen_features,
     width.held_back,
     width.moving_target,
+    figure7.second_order,
     decay.fact,
 )
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiment import gram_virtual_covariance, statements, swissroll, virtual_covariance
+from experiment import gram_virtual_covariance, statements, swissroll
 from lab.results import Result
 from report.lookup import lookup
 from report.verdicts import (
@@ -14,11 +14,9 @@ from report.verdicts import (
     above,
     all_above,
     all_below,
-    below,
     claim,
     interval,
     means,
-    within,
 )
 
 STRAIGHT = 0.9  # R² of a straightened roll
@@ -79,67 +77,6 @@ def contours(root: Path, scale: str, figure: str) -> Iterator[Finding]:
             asked = f"W₁ᵀW₁ moves by more than {ADAPTED} to epoch {epoch}"
             outcome = above(moved, ADAPTED)
             yield Finding(run.label, asked, number, outcome, moved.seeds, part)
-
-
-ABOUT = 0.05  # by which a correlation that is "about" the text's may differ
-APART = 0.5  # relative difference of two matrices that are not near each other
-
-
-@claim(
-    "the Virtual Covariance Shift, summed over training, follows the weight Gram matrix, and its "
-    "update, better than the average gradient outer product (AGOP) does",
-    source="sections 3 and B.3, Figure 7",
-    figures=("7", "statements"),
-    rule="plain SGD, input layer, last epoch, Pearson's ρ of the diagonals: that of WᵀW and Σ VCS "
-    f"is within {ABOUT} of the text's 0.98, that of WᵀW and AGOP of its 0.71; the first is "
-    "higher; so it is for ΔWᵀW in place of WᵀW, and for whole matrices",
-    ours="ρ does not see lengths, and both pictures show where images vary: Theorem 1 says "
-    f"that ΔWᵀW and Σ VCS are near each other, so ‖ΔWᵀW − Σ VCS‖ / ‖Σ VCS‖ must be below {APART} "
-    "too; so it must over the first steps of the statements' networks, in every layer. The last "
-    "layer's ρ is not judged: its AGOP is WᵀW by construction",
-)
-def virtual_covariance_shift(root: Path, scale: str, figure: str) -> Iterator[Finding]:
-    if figure == "statements":
-        yield from first_steps(root, scale)
-        return
-    for run in lookup(virtual_covariance, root, scale, optimizer="sgd"):
-
-        def rho(name: str, run: Result = run) -> np.ndarray:
-            return run[name][:, -1, 0]  # input layer, last epoch: (seed,)
-
-        quoted = {"Σ VCS": (0.98, "gram_vcs_diagonal"), "AGOP": (0.71, "gram_agop_diagonal")}
-        for against, (value, name) in quoted.items():
-            number = interval(rho(name))
-            outcome = within(number, value - ABOUT, value + ABOUT)
-            asked = f"ρ of WᵀW and {against} about {value}"
-            yield Finding(run.label, asked, number.text(3), outcome, number.seeds)
-        for what, names in (
-            ("WᵀW", "gram_{}_diagonal"),
-            ("ΔWᵀW", "change_{}_diagonal"),
-            ("WᵀW, whole matrices", "gram_{}_matrix"),
-            ("ΔWᵀW, whole matrices", "change_{}_matrix"),
-        ):
-            more = interval(rho(names.format("vcs")) - rho(names.format("agop")))
-            asked = f"{what}: ρ with Σ VCS above ρ with AGOP"
-            yield Finding(run.label, asked, more.text(3), above(more, 0), more.seeds)
-        error = interval(rho("relative_error"))
-        asked = f"‖ΔWᵀW − Σ VCS‖ / ‖Σ VCS‖ below {APART}"
-        number = f"{error.text()}; rate {run.config['rate']:g}"
-        yield Finding(run.label, asked, number, below(error, APART), error.seeds, part="control")
-
-
-def first_steps(root: Path, scale: str) -> Iterator[Finding]:
-    """How near ΔWᵀW and Σ VCS are after the first steps, under plain gradient descent."""
-    for run in lookup(statements, root, scale):
-        error = run["accumulated_error"][:, :, -1]  # (seed, optimizer, layer)
-        optimizers = list(run["optimizer"])
-        outcome, deciding = all_below(error[:, optimizers.index("plain")], APART)
-        largest = (f"{name} {error[:, i].mean(0).max():.2g}" for i, name in enumerate(optimizers))
-        number = f"{deciding.text(3)}; largest of a layer "
-        number += f"after {run['step'][-1]} steps: {', '.join(largest)}"
-        where = f"{run.label}, {run.config['network']}"
-        asked = f"‖ΔWᵀW − Σ VCS‖ / ‖Σ VCS‖ below {APART}"
-        yield Finding(where, asked, number, outcome, deciding.seeds, part="control")
 
 
 IDENTITY = 1e-10  # residual of an identity in float64
