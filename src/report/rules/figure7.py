@@ -9,6 +9,7 @@ from experiment import gram_parts, statements, virtual_covariance
 from lab.results import Result
 from report.lookup import lookup
 from report.plot import stand_in
+from report.rules.weights import APART
 from report.verdicts import (
     Finding,
     Part,
@@ -23,7 +24,6 @@ from report.verdicts import (
 )
 
 ABOUT = 0.05  # by which a correlation that is "about" the text's may differ
-APART = 0.5  # relative difference of two matrices that are not near each other
 
 
 def part(run: Result) -> Part:

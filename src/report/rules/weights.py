@@ -79,6 +79,7 @@ def contours(root: Path, scale: str, figure: str) -> Iterator[Finding]:
             yield Finding(run.label, asked, number, outcome, moved.seeds, part)
 
 
+APART = 0.5  # relative difference of two matrices that are not near each other
 IDENTITY = 1e-10  # residual of an identity in float64
 SLOPE = 0.8  # of a relative error against the rate; 1 is first order, more falls faster
 ALIGNED = 0.99  # cosine of the two changes at the smallest rate
