@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 
 from experiment import (
-    grokking,
     random_label,
     staircase,
     target_linearity,
@@ -26,6 +25,7 @@ from lab.results import Result
 from report.lookup import lookup, mean_spread
 from report.plot import stand_in
 from report.recipes import ANY_ENCODER
+from report.rules.grokking import grokking_rise
 from report.rules.whitening import RATE, arms, match
 from report.whitening import reaches_best
 
@@ -235,18 +235,9 @@ def random_labels(root: Path, scale: str) -> Iterator[Row]:
 
 
 @source
-def grokking_epochs(root: Path, scale: str) -> Iterator[Row]:
-    runs = lookup(grokking, root, scale)
-    for run in sorted(runs, key=lambda run: run.config["weight_decay"]):
-        decay = run.config["weight_decay"]
-        if not 0 < decay < 1:
-            continue  # the paper's decays
-        tl = run["train_tl"][..., -1].mean(0)  # (epoch,)
-        memorised = int((run["train_accuracy"].mean(0) > 0.99).argmax())
-        groks = int((run["test_accuracy"].mean(0) > 0.9).argmax())
-        what = f"decay {decay:g}: TL of the last layer, memorised (epoch {memorised}) → "
-        what += f"test accuracy above 0.9 (epoch {groks or 'none'})"
-        end = tl[groks] if groks else tl[-1]
-        ours = f"{tl[memorised]:.2f} → {end:.2f}"
-        same = groks > memorised and end > tl[memorised]
-        yield Row("13", what, "keeps rising", ours, "", bool(same))
+def grokking_rises(root: Path, scale: str) -> Iterator[Row]:
+    for finding in grokking_rise.judge(root, scale, "13"):
+        if finding.part == "paper" and finding.asked.startswith("TL rises"):
+            what = f"{finding.where}: TL of the last layer, from memorisation to grokking"
+            ours = finding.number.partition(";")[0]
+            yield Row("13", what, "keeps rising", ours, "", finding.outcome == "met")
