@@ -123,23 +123,36 @@ def settings(run: Result) -> str:
     )
 
 
-def law(runs: Sequence[Result]) -> tuple[np.ndarray, np.ndarray]:
-    """Exponents a and b of second order / shift ∝ γᵃ B⁻ᵇ, ratios of traces; each (seed,).
+def powers(runs: Sequence[Result], values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Exponents a and b of values ∝ γᵃ B⁻ᵇ by least squares of logarithms, each (seed,).
 
-    Least squares of logarithms, input layer, last point, over runs that have the same seeds. Those
-    where the shift's trace is not positive in every seed are left out.
+    Args:
+        runs: of the same seeds.
+        values: positive, (run, seed).
 
     Returns:
-        nan for each seed where fewer than three runs are left, or all have one rate or batch size.
+        nan for each seed where there are fewer than three runs, or all have one rate or batch size.
     """
-    kept = [run for run in runs if (run["trace_vcs"][:, -1, 0] > 0).all()]
-    rows = [(np.log(r.config["rate"]), -np.log(r.config["batch_size"]), 1.0) for r in kept]
-    design = np.array(rows).reshape(-1, 3)
-    if len(kept) < 3 or np.linalg.matrix_rank(design) < 3:
-        return (np.full(len(runs[0]["seed"]), np.nan),) * 2
-    ratios = [r["trace_second_order"][:, -1, 0] / r["trace_vcs"][:, -1, 0] for r in kept]
-    a, b, _ = np.linalg.lstsq(design, np.log(ratios))[0]
+    rows = [(np.log(r.config["rate"]), -np.log(r.config["batch_size"]), 1.0) for r in runs]
+    if len(rows) < 3 or np.linalg.matrix_rank(rows) < 3:
+        return (np.full(values.shape[1], np.nan),) * 2
+    a, b, _ = np.linalg.lstsq(np.array(rows), np.log(values))[0]
     return a, b
+
+
+def at_end(runs: Sequence[Result], name: str) -> np.ndarray:
+    """Of the input layer at the last point, (run, seed)."""
+    return np.array([run[name][:, -1, 0] for run in runs])
+
+
+def law(runs: Sequence[Result]) -> tuple[np.ndarray, np.ndarray]:
+    """Exponents of the ratio of traces, second order / shift, in the input layer at the end.
+
+    Runs where the shift's trace is not positive in every seed are left out.
+    """
+    ratios = at_end(runs, "trace_second_order") / at_end(runs, "trace_vcs")
+    kept = (ratios > 0).all(1)
+    return powers([run for run, keep in zip(runs, kept, strict=True) if keep], ratios[kept])
 
 
 @claim(
@@ -203,13 +216,16 @@ def growth(runs: Sequence[Result]) -> Iterator[Finding]:
     """The law of the ratio of the two traces."""
     if not runs:
         return
-    for values, what in zip(law(runs), ("the rate", "1 / batch size"), strict=True):
+    moment = powers(runs, at_end(runs, "trace_moment"))
+    names = ("the rate", "1 / batch size")
+    for values, own, what in zip(law(runs), moment, names, strict=True):
         asked = f"second order / shift grows with {what}: exponent above 0"
         if np.isnan(values).any():
             yield Finding(runs[0].label, asked, part="ours")
             continue
         number = interval(values)
-        yield Finding(runs[0].label, asked, number.text(), above(number, 0), number.seeds, "ours")
+        text = f"{number.text()}; of Σγ²‖∂L/∂W‖² alone {interval(own).text()}"
+        yield Finding(runs[0].label, asked, text, above(number, 0), number.seeds, "ours")
 
 
 def noise(runs: Sequence[Result]) -> Iterator[Finding]:
