@@ -191,7 +191,9 @@ def step_cosine(before: Tensor, gradient: Tensor, after: Tensor) -> float:
     Returns:
         nan where one of the two is zero.
     """
-    rows = torch.cat([before, gradient, after - before], 1)  # (g, 3m, d)
+    # W₀ and W₁ by one power of two, the gradient by its own
+    w0, w1 = unit(torch.cat([before, after], 1), blocks=True)[0].chunk(2, 1)
+    rows = torch.cat([w0, unit(gradient, blocks=True)[0], w1 - w0], 1)  # (g, 3m, d)
     if rows.shape[1] < rows.shape[2]:  # coordinates in the space that the rows span
         rows = torch.linalg.qr(rows.mT, mode="r").R.mT
     w, dw, e = rows.chunk(3, 1)
