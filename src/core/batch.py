@@ -48,11 +48,14 @@ def unit(matrix: Tensor, blocks: bool = False) -> tuple[Tensor, Tensor]:
         are where all entries are zero or one is not finite.
     """
     axes = (-3, -2, -1) if blocks else (-2, -1)
-    largest = matrix.detach().abs().amax(axes, keepdim=True)
-    mantissa = torch.frexp(largest).mantissa
-    scales = (largest > 0) & largest.isfinite()
-    power = torch.where(scales, largest / (2 * mantissa), 1.0)
+    power = power_of_two(matrix.detach().abs().amax(axes, keepdim=True))
     return matrix / power, power.to(torch.float64)
+
+
+def power_of_two(size: Tensor) -> Tensor:
+    """The largest power of two that is no more than a size; 1 of zero and what is not finite."""
+    has_one = (size > 0) & size.isfinite()
+    return torch.where(has_one, size / (2 * torch.frexp(size).mantissa), 1.0)
 
 
 def frobenius(matrix: Tensor, blocks: bool = False) -> Tensor:

@@ -2,6 +2,8 @@
 
 import math
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -9,11 +11,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .agop import gram_agop_cosine
-from .batch import ratio
+from .batch import ratio, unit
 from .collapse import class_means, collapse, nearest_mean_disagreement
 from .gram import effective_rank, weight_gram
 from .layer_table import LayerRow
-from .linearity import moments_surrogate, report
+from .linearity import LostDigits, linear_cka, moments_surrogate, report
 from .moments import FeatureMoments
 from .virtual import feature_learning_residual, gram_shift_cosine
 
@@ -36,7 +38,7 @@ class LayerSums:
     predictions: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     distributed: bool = False  # whether the sums are those of all processes
     before: tuple[Tensor, Tensor] | None = None  # W and Σ ∂L/∂W at an earlier moment
-    problems: list[str] = field(default_factory=list)  # why measures are nan
+    problems: list[str] = field(default_factory=list)  # why measures are nan or inexact
 
     def add_gradients(self, h: Tensor, dz: Tensor, dw: Tensor) -> None:
         """Add the gradient of a call, and compare the two sides of the Feature Learning Equation.
@@ -69,6 +71,16 @@ class LayerSums:
         if problem not in self.problems:
             self.problems.append(problem)
 
+    @contextmanager
+    def _noted(self) -> Iterator[None]:
+        """Warnings of lost digits become notes; the table says itself where samples are few."""
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield
+        for warning in caught:
+            if issubclass(warning.category, LostDigits):
+                self.note(str(warning.message))
+
     def all_reduce(self) -> None:
         """Merge with the other processes of torch.distributed."""
         self.distributed = True
@@ -92,7 +104,7 @@ class LayerSums:
         self.residual = float(residual) if residual.isfinite() else math.nan
 
     def row(self, name: str, kind: str) -> LayerRow:
-        """Every measure of the layer; nan where one has no meaning, and `problems` says why."""
+        """Every measure of the layer; nan where one has no meaning; `problems` says why."""
         return LayerRow(
             name=name,
             kind=kind,
@@ -137,16 +149,15 @@ class LayerSums:
             if not moments.n:
                 continue
             try:
-                with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
-                    linearity = report(moments)  # the table says where samples are few
+                with self._noted():
+                    linearity = report(moments)
             except ValueError as error:
                 self.note(str(error))
                 continue
             values[f"tl_{side}"] = linearity.value
             values[f"chance_{side}"] = linearity.chance
             values[f"adjusted_{side}"] = linearity.adjusted
-            norms = moments.scatter.norm() * moments.target_norm
-            values[f"cka_{side}"] = ratio(moments.cross.square().sum(), norms)
+            values[f"cka_{side}"] = linear_cka(moments.scatter, moments.cross, moments.target_norm)
         if self.inputs.n and len(self.weight) == 1 and self.inputs.d == self.weight.shape[2]:
             values["surrogate"] = moments_surrogate(self.inputs, self.weight[0])
         return values
@@ -161,7 +172,8 @@ class LayerSums:
         if not bool((moments.target_mean > 0).all() & moments.scatter.isfinite().all()):
             return values
         is_classifier = self.weight.shape == (1, moments.c, moments.d)
-        measures = collapse(moments, self.weight[0] if is_classifier else None)
+        with self._noted():
+            measures = collapse(moments, self.weight[0] if is_classifier else None)
         values["nc1"] = measures.nc1
         if moments.c > 2:
             values |= {"nc2_norm": measures.nc2_norm, "nc2_angle": measures.nc2_angle}

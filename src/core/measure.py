@@ -87,7 +87,8 @@ def measure(
             `reduction` does not take.
 
     Warns:
-        RuntimeWarning: weights, features or targets of which measures are nan, and their layers.
+        RuntimeWarning: weights, features or targets of which measures are nan or may be off by
+            more than 10⁻⁶, and their layers.
     """
     measurement = Measurement(
         model,

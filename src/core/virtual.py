@@ -90,7 +90,7 @@ def feature_learning_residual(
         blocks: see batch.py.
 
     Returns:
-        the relative Frobenius distance; zero where both sides are zero, infinite where AᵀH alone is.
+        the relative Frobenius distance; zero where both sides are, infinite where AᵀH alone is.
     """
     _check(features, gradient)
     given = [summable(t) for t in (weight, weight_gradient, gradient, features)]
