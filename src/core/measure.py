@@ -134,6 +134,7 @@ class Measurement:
             )
         self.classes = Classes()
         self.shifts: bool | None = None  # whether the model moves labels to the token before
+        self.not_asked = ""  # why that is not known
 
     def run(self, batches: Iterable[Any]) -> None:
         """Add batches."""
@@ -188,9 +189,11 @@ class Measurement:
         layers = [layer for layer in self.collectors.values() if layer.calls]
         is_token = batch.is_whole and outputs.ndim == 3
         if is_token and batch.y.ndim == 2 and not batch.y.is_floating_point():
-            if self.shifts is None:
-                self.shifts = shifts_labels(self.model, batch)
-            batch = replace(batch, y=token_labels(batch, self.shifts))
+            if self.shifts is None and bool((batch.y != IGNORED).any()):
+                classes = outputs.shape[-1]
+                asked = shifts_labels(self.model, batch, classes, self.output)
+                self.shifts, self.not_asked = asked
+            batch = replace(batch, y=token_labels(batch, bool(self.shifts)))
         last = is_token or self.output is not None
         outputs, targets = align(outputs, batch.y, classes_last=last, exact=self.loss is None)
         if bool(targets.counted.any()):
@@ -211,6 +214,8 @@ class Measurement:
         for owner, parameter in other_weights(self.model):
             if re.search(self.names, owner):
                 yield "left out, parameters of no linear layer or convolution", parameter
+        if self.not_asked:
+            yield f"labels are taken as they are, {self.not_asked}", type(self.model).__name__
         for layer in self.collectors.values():
             if reason := layer.left_out():
                 yield f"left out, {reason}", layer.name
