@@ -31,7 +31,7 @@ from .layer_table import LayerTable
 from .reading import Batch, bare, prediction, read_batch, shifts_labels, token_labels, with_decoder
 from .reduction import Reduction, check
 from .targets import IGNORED, Classes, Targets, align
-from .untouched import own_precision, untouched
+from .untouched import own_precision, unread, untouched
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Moment = Mapping[str, tuple[Tensor, Tensor]]  # by layer: W and Σ ∂L/∂W (g, m, d)
@@ -141,6 +141,7 @@ class Measurement:
         device = next(self.model.parameters()).device
         with (
             untouched(self.model),
+            unread(batches),
             recorded(self.collectors) as recorder,
             own_precision(device) as callers_precision,
         ):
