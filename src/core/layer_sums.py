@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .agop import gram_agop_cosine
-from .batch import ratio, unit
+from .batch import ratio, summable, unit
 from .collapse import class_means, collapse, nearest_mean_disagreement
 from .gram import effective_rank, weight_gram
 from .layer_table import LayerRow
@@ -20,6 +20,7 @@ from .moments import FeatureMoments
 from .virtual import feature_learning_residual, gram_shift_cosine
 
 MANY_CLASSES = 4096  # beyond them Neural Collapse, whose tables grow as their square, is left out
+MOST_KEPT = 1 << 24  # entries of a classifier's inputs that are kept for NC4: 64 MiB in float32
 
 
 @dataclass
@@ -34,8 +35,8 @@ class LayerSums:
     residual: float = math.nan  # largest of the Feature Learning Equation's
     reduction_error: float = 0.0  # Σ over samples of |‖reduced‖² / ‖features‖² − 1|
     reduced_samples: int = 0  # samples whose features were reduced
-    # H (N, d), predicted classes (N,)
-    predictions: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    # H (N, d), predicted classes (N,), for the class means are known in the end; None if too many
+    predictions: list[tuple[Tensor, Tensor]] | None = field(default_factory=list)
     distributed: bool = False  # whether the sums are those of all processes
     before: tuple[Tensor, Tensor] | None = None  # W and Σ ∂L/∂W at an earlier moment
     problems: list[str] = field(default_factory=list)  # why measures are nan or inexact
@@ -48,6 +49,7 @@ class LayerSums:
             dz: ∂L/∂Z (g, N, m).
             dw: ∂L/∂W (g, m, d) of this call alone.
         """
+        h, dz, dw = (summable(t) for t in (h, dz, dw))
         self.add_weight_gradient(dw)
         if bool(dz.any()):  # otherwise both sides are zero
             working = torch.promote_types(h.dtype, torch.float32)
@@ -57,15 +59,23 @@ class LayerSums:
 
     def add_weight_gradient(self, gradient: Tensor) -> None:
         """Add ∂L/∂W (g, m, d) of a batch, in float64."""
-        gradient = gradient.to(torch.float64)
+        gradient = summable(gradient).to(torch.float64)
         self.weight_gradient = (
             gradient if self.weight_gradient is None else self.weight_gradient + gradient
         )
 
     def add_output_gradient(self, gradient: Tensor) -> None:
         """Add ∂f/∂z (g, N, m) of one output and one batch, in float64."""
-        outer = weight_gram(gradient.to(torch.float64))
+        outer = weight_gram(summable(gradient).to(torch.float64))
         self.output_outer = outer if self.output_outer is None else self.output_outer + outer
+
+    def add_predictions(self, features: Tensor, predicted: Tensor) -> None:
+        """Keep a batch's H (N, d) and predicted classes (N,), of up to MOST_KEPT entries in all."""
+        if self.predictions is None:
+            return
+        self.predictions.append((features, predicted))
+        if sum(kept.numel() for kept, _ in self.predictions) > MOST_KEPT:
+            self.predictions = None
 
     def note(self, problem: str) -> None:
         if problem not in self.problems:
@@ -184,7 +194,9 @@ class LayerSums:
 
     def _nc4(self, means: Tensor) -> float:
         counts = torch.zeros(2, dtype=torch.float64, device=means.device)  # disagreeing, all
-        for features, predicted in self.predictions:
+        if self.predictions is None:
+            counts += math.nan
+        for features, predicted in self.predictions or ():
             share = nearest_mean_disagreement(features, predicted, means)
             counts += counts.new_tensor([share * len(features), len(features)])
         if self.distributed:

@@ -27,7 +27,9 @@ from torch.nn import functional
 from .agop import output_gradients
 from .calls import Call, recorded
 from .collector import Collector, is_layer, other_weights
+from .layer_sums import MOST_KEPT
 from .layer_table import LayerTable
+from .placement import check_kind, execution_device
 from .reading import Batch, bare, prediction, read_batch, shifts_labels, token_labels, with_decoder
 from .reduction import Reduction, check
 from .targets import IGNORED, Classes, Targets, align
@@ -120,6 +122,7 @@ class Measurement:
         all_reduce: bool = False,
     ) -> None:
         check(reduction)
+        check_kind(bare(model))
         self.model, self.loss, self.output, self.names = bare(model), loss, output, names
         self.gradients_of_outputs, self.all_reduce = gradients_of_outputs, all_reduce
         numbers = itertools.count()
@@ -138,7 +141,7 @@ class Measurement:
 
     def run(self, batches: Iterable[Any]) -> None:
         """Add batches."""
-        device = next(self.model.parameters()).device
+        device = execution_device(self.model)
         with (
             untouched(self.model),
             unread(batches),
@@ -224,6 +227,10 @@ class Measurement:
             for side, reason in layer.no_rows.items():
                 if reason not in layer.sums.problems:
                     yield f"no Target Linearity of {side}, {reason}", layer.name
+            if layer.changes:
+                yield "measured by the product with its weight, but it returns another", layer.name
+            if layer.sums.predictions is None:
+                yield f"no NC4, more than {MOST_KEPT:,} numbers of inputs", layer.name
             if layer.sums.weight_gradient is None:
                 yield "no gradients, the loss does not reach them", layer.name
 
@@ -291,7 +298,7 @@ def _agree(layers: Sequence[Collector], classes: Tensor) -> tuple[list[Collector
     Raises:
         ValueError: in every process, where layers are called in some of them only.
     """
-    mine = {layer.name: layer.no_rows for layer in layers}, classes.tolist()
+    mine = {x.name: (x.no_rows, x.sums.predictions is None) for x in layers}, classes.tolist()
     everyone: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(everyone, mine)
     named = {layer.name: layer for layer in layers}
@@ -301,8 +308,10 @@ def _agree(layers: Sequence[Collector], classes: Tensor) -> tuple[list[Collector
             "or leave these layers out by names"
         )
     for names, _ in everyone:
-        for name, no_rows in names.items():
+        for name, (no_rows, too_many) in names.items():
             named[name].no_rows |= no_rows
+            if too_many:
+                named[name].sums.predictions = None
     union = sorted({k for _, seen in everyone for k in seen})
     order = everyone[0][0]
     return [named[name] for name in order], torch.tensor(union, device=classes.device)
