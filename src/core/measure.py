@@ -9,7 +9,8 @@ Learning Equation, the cosines of G with the Virtual Covariance Shift and with t
 outer product, linear CKA with the targets, and Neural Collapse.
 
 reading.py reads batches, targets.py their targets; calls.py records the layers' calls, layers.py
-reads them as matrices, reduction.py makes rows of features; layer_sums.py turns sums into measures.
+reads them as matrices, reduction.py makes rows of features, rows.py sees whose they are;
+layer_sums.py turns sums into measures.
 """
 
 import itertools
@@ -26,12 +27,13 @@ from torch.nn import functional
 
 from .agop import output_gradients
 from .calls import Call, recorded
-from .collector import Collector, is_layer, other_weights
+from .collector import SIDES, Collector, is_layer, other_weights
 from .layer_sums import MOST_KEPT
 from .layer_table import LayerTable
 from .placement import check_kind, execution_device
 from .reading import Batch, bare, prediction, read_batch, shifts_labels, token_labels, with_decoder
 from .reduction import Reduction, check
+from .rows import foreign_rows
 from .targets import IGNORED, Classes, Targets, align
 from .untouched import own_precision, unread, untouched
 
@@ -56,9 +58,12 @@ def measure(
     Linear, Conv1d to Conv3d, their transposed kinds, and transformers' Conv1D; by the weight that
     its inputs meet, where a parametrisation or a forward of its own makes another of the parameter.
     What is left out stands below the printed table. The model is measured in evaluation mode and
-    left as it was: its mode, parameters, gradients, buffers and hooks, and the state of torch's
-    random generators. Of a model inside of DistributedDataParallel or torch.compile the module
-    itself is measured.
+    left as it was: its mode, parameters, gradients, buffers and hooks, the state of torch's random
+    generators, and those of a DataLoader. Of a model inside of DistributedDataParallel or
+    torch.compile the module itself is measured; one whose layers are no modules any more, as
+    torch.jit and torch.export make them, or whose weights are in pieces, as fully_shard leaves
+    them, is refused. Offloaded weights are fetched, and held until the table is made. Sums are on
+    the model's device, or on the CPU where that has no float64, as Apple's GPUs.
 
     Args:
         model: any torch module whose layers are called as modules.
@@ -82,11 +87,13 @@ def measure(
             batches of its own.
 
     Returns:
-        a row a layer, see `LayerRow`.
+        a row a layer, see `LayerRow`. Rows of features stand beside targets where gradients show,
+        in a layer's first batch of two samples or more, that they belong together; elsewhere Target
+        Linearity is nan, or where no gradient arrives the shapes decide, and a note says which.
 
     Raises:
-        ValueError: no layers, no batches, batches or outputs that cannot be read, or features that
-            `reduction` does not take.
+        ValueError: no layers, no batches, batches or outputs that cannot be read, features that
+            `reduction` does not take, or a model of a kind that is refused.
 
     Warns:
         RuntimeWarning: weights, features or targets of which measures are nan or may be off by
@@ -202,6 +209,7 @@ class Measurement:
         outputs, targets = align(outputs, batch.y, classes_last=last, exact=self.loss is None)
         if bool(targets.counted.any()):
             _add_gradients(layers, default_loss(outputs, targets) if loss is None else loss)
+            _judge_rows(layers, outputs, batch.has_decoder and outputs.ndim == 3)
             per_sample = outputs.ndim == 2 and targets.counted.ndim == 1
             if per_sample and self.gradients_of_outputs:
                 _add_output_gradients(layers, outputs[targets.counted])
@@ -227,6 +235,8 @@ class Measurement:
             for side, reason in layer.no_rows.items():
                 if reason not in layer.sums.problems:
                     yield f"no Target Linearity of {side}, {reason}", layer.name
+            if layer.rows_seen is False and len(layer.no_rows) < len(SIDES):
+                yield "rows are taken for samples by their shape, no gradient shows it", layer.name
             if layer.changes:
                 yield "measured by the product with its weight, but it returns another", layer.name
             if layer.sums.predictions is None:
@@ -267,6 +277,16 @@ def _add_gradients(layers: Sequence[Collector], loss: Tensor) -> None:
     for (layer, call), dz, dw in zip(calls, gradients[:half], gradients[half:], strict=True):
         if dz is not None:
             layer.add_gradients(call, dz, dw)
+
+
+def _judge_rows(layers: Sequence[Collector], outputs: Tensor, causal: bool) -> None:
+    """Whether rows of the layers that are new are the samples; of one sample alone they are."""
+    layers = [layer for layer in layers if layer.rows_seen is None]
+    if len(outputs) < 2 or not layers:
+        return
+    reasons = iter(foreign_rows(outputs, [call for x in layers for call in x.calls], causal))
+    for layer in layers:
+        layer.judge_rows(list(itertools.islice(reasons, len(layer.calls))))
 
 
 def _add_output_gradients(layers: Sequence[Collector], outputs: Tensor) -> None:
