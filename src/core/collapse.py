@@ -33,7 +33,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .batch import scalar, unit
+from .batch import scalar, summable, unit
 from .linearity import DIGITS, EPS, LostDigits, rounding, weight_rows
 from .moments import FeatureMoments
 
@@ -159,6 +159,6 @@ def nearest_mean_disagreement(features: Tensor, predicted: Tensor, means: Tensor
         features: (…, N, d). predicted: (…, N) class indices. means: (…, d, K), as `class_means`.
     """
     centre = means.mean(-1, keepdim=True)  # distances far from zero lose their digits
-    points = features.to(means) - centre.mT
+    points = summable(features).to(means) - centre.mT
     nearest = torch.cdist(points, (means - centre).mT.contiguous()).argmin(-1)
-    return scalar((nearest != predicted).double().mean(-1))
+    return scalar((nearest != summable(predicted)).double().mean(-1))

@@ -179,7 +179,8 @@ def resolved_update(update: Update, before: Tensor, after: Tensor) -> Tensor:
         result = torch.where(moved[..., None, None], result, first)
     for part, dtype in parts:
         if part.any():
-            result[part] = update(first[part].to(dtype), second[part].to(dtype)).to(working)
+            pair = (summable(weight[part]).to(dtype) for weight in (first, second))
+            result[part] = update(*pair).to(working).to(result.device)
     return result.to(after.dtype)
 
 

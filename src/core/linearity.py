@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .batch import frobenius, ratio, scalar, unit
+from .batch import frobenius, ratio, scalar, summable, unit
 from .moments import FeatureMoments
 from .targets import SQUARED, NotFiniteError, dense, rescaled
 
@@ -384,7 +384,7 @@ def weight_rows(moments: FeatureMoments, weight: Tensor) -> Tensor:
     if weight.ndim < 2 or weight.shape[-1] != moments.d:
         shape = tuple(weight.shape)
         raise ValueError(f"a weight for {moments.d} features is (…, m, {moments.d}), not {shape}")
-    return weight.detach().to(moments.scatter)
+    return summable(weight.detach()).to(moments.scatter)
 
 
 def rounding(mean: Tensor) -> Tensor:

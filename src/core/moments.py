@@ -179,7 +179,7 @@ class FeatureMoments:
         if not n:
             return self
         c = int(targets.max()) + 1 if one_hot else targets.shape[-1]
-        if one_hot and c * max(d, 512) * batch.numel() > LARGEST:
+        if one_hot and c * max(d, 512) * math.prod(batch) > LARGEST:
             raise ValueError(
                 f"class index {c - 1}: every index from 0 on has a column; number the classes that "
                 "occur anew, as torch.unique does"

@@ -122,7 +122,7 @@ def pair(features: Any, targets: Any) -> tuple[Tensor, Tensor, bool]:
     one_hot = not real and (
         targets.ndim == 1 or (len(leading) > 0 and targets.ndim == features.ndim - 1)
     )
-    if not one_hot and not targets.shape[-1:].numel():
+    if not one_hot and targets.ndim and not targets.shape[-1]:
         raise ValueError(f"targets {tuple(targets.shape)} have no columns")
     inner = 1 if one_hot else 2
     if targets.ndim < inner or (targets.ndim > inner and targets.shape[:-inner] != leading):

@@ -50,7 +50,8 @@ def virtual_covariance(features: Tensor, gradient: Tensor, rate: float) -> Tenso
         (…, d, d) float64, computed in float64 throughout.
     """
     _check(features, gradient)
-    moved = virtual_update(features.to(torch.float64), gradient.to(torch.float64), rate)
+    h, a = (summable(t).to(torch.float64) for t in (features, gradient))
+    moved = virtual_update(h, a, rate)
     return moved.mT @ moved
 
 
@@ -65,7 +66,8 @@ def virtual_covariance_shift(features: Tensor, gradient: Tensor, rate: float) ->
         (…, d, d) float64, computed in float64 throughout; not finite where γ² AᵀA is not.
     """
     _check(features, gradient)
-    h, step = features.to(torch.float64), rate * gradient.to(torch.float64)
+    h, a = (summable(t).to(torch.float64) for t in (features, gradient))
+    step = rate * a
     cross = step.mT @ h
     return step.mT @ step - (cross + cross.mT)
 
