@@ -105,3 +105,22 @@ def score(network, x, y):
         right += int(logits.argmax()) == label
         loss += np.log(np.exp(logits - logits[label]).sum())
     return right / len(y), loss / len(y)
+
+
+def extended_linearity(h, y, ridge=0.0):
+    """Target Linearity by Gram–Schmidt on [H; √λ I] in extended precision, Y centred."""
+    kind = np.longdouble
+    columns, y = h.numpy().astype(kind), y.numpy().astype(kind)
+    y = y - y.mean(0)
+    columns = columns / (np.abs(columns).max(0) if not ridge else kind(1))
+    if ridge:
+        columns = np.vstack([columns, np.sqrt(kind(ridge)) * np.eye(h.shape[1], dtype=kind)])
+        y = np.vstack([y, np.zeros((h.shape[1], y.shape[1]), kind)])
+    basis = []
+    for column in columns.T:
+        for _ in range(3):
+            for q in basis:
+                column = column - q * (q @ column)
+        basis.append(column / np.sqrt(column @ column))
+    rest = (y - np.stack(basis, 1) @ (np.stack(basis) @ y))[: len(h)]
+    return float(1 - (rest**2).sum() / (y**2).sum())

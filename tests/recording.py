@@ -20,6 +20,9 @@ class Kept:
     def keep(self, call: Call) -> None:
         self.calls.append(call)
 
+    def leave(self, is_product: bool) -> None:
+        pass
+
     def refuse(self, reason: str) -> None:
         self.refused.append(reason)
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from .batch import ratio, total
+from .batch import ratio, summable, total, unit
 
 
 def output_gradients(
@@ -54,7 +54,7 @@ def average_gradient_outer_product(outputs: Tensor, features: Sequence[Tensor]) 
 def gram_agop_cosine(weight: Tensor, outer: Tensor, blocks: bool = False) -> float | Tensor:
     """Frobenius cosine of G = WᵀW and WᵀKW, the AGOP of a layer's inputs; from m × m matrices.
 
-    With P = WWᵀ: tr(G WᵀKW) = tr(PKP), ‖WᵀKW‖² = tr((KP)²), ‖G‖ = ‖P‖.
+    With P = WWᵀ: tr(G WᵀKW) = tr(PKP), ‖WᵀKW‖² = tr((KP)²), ‖G‖ = ‖P‖. In float64.
 
     Args:
         weight: W (…, m, d).
@@ -64,8 +64,9 @@ def gram_agop_cosine(weight: Tensor, outer: Tensor, blocks: bool = False) -> flo
     Returns:
         nan where one of the two is zero.
     """
-    p = weight @ weight.mT  # (…, m, m)
-    kp = outer @ p
+    w, k = (unit(summable(t).to(torch.float64), blocks)[0] for t in (weight, outer))
+    p = w @ w.mT  # (…, m, m)
+    kp = k @ p
     product = (p * kp.mT).sum((-2, -1))
     gram, agop = p.square().sum((-2, -1)), (kp * kp.mT).sum((-2, -1))  # ‖G‖², ‖WᵀKW‖²
     product, gram, agop = (total(values, blocks) for values in (product, gram, agop))

@@ -22,8 +22,9 @@ class MeasureEvery:
     Virtual Covariance Shift of the table before points: the cosine of the two. For that the weights
     and gradients of the last table are kept.
 
-    `measure` leaves the model and torch's random generators as they were. Those of Python and
-    NumPy, from which a data set's own transforms may draw, are not put back. Ours.
+    `measure` leaves the model and torch's random generators as they were, and those that a
+    DataLoader, its samplers and its data set hold. The global ones of Python and NumPy, from which
+    a data set's own transforms may draw, are not put back, nor are those of workers. Ours.
     """
 
     def __init__(

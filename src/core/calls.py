@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .layers import PRODUCTS, Product
+from .untouched import version
 
 
 @dataclass(frozen=True)
@@ -31,13 +32,16 @@ class Call:
 
     def features(self) -> tuple[Tensor, Tensor]:
         """Inputs and outputs, samples first and features last: (N, …, d) and (N, …, m)."""
-        inputs, outputs = self.inputs, self.outputs.detach()
-        if self.given is not None and self.product.kernel:  # a map that the layer itself pads
-            inputs = self.given
-        elif self.given is not None:  # tokens that it multiplies as rows
-            inputs = inputs.reshape(self.given.shape)
+        inputs = self.inputs
+        if self.given is not None:  # a map that the layer itself pads, or tokens as rows
+            inputs = self.given if self.product.kernel else inputs.reshape(self.given.shape)
+        return self.product.samples(inputs), self.by_sample(self.outputs.detach())
+
+    def by_sample(self, outputs: Tensor) -> Tensor:
+        """What is shaped as the outputs, samples first and features last: (N, …, m)."""
+        if self.given is not None and not self.product.kernel:
             outputs = outputs.reshape(*self.given.shape[:-1], -1)
-        return self.product.samples(inputs), self.product.samples(outputs)
+        return self.product.samples(outputs)
 
 
 class Listener(Protocol):
@@ -46,6 +50,9 @@ class Listener(Protocol):
     def enter(self) -> None: ...
 
     def keep(self, call: Call) -> None: ...
+
+    def leave(self, is_product: bool) -> None:
+        """is_product: whether the forward returns the product that it took last, and no more."""
 
     def refuse(self, reason: str) -> None: ...
 
@@ -56,6 +63,7 @@ class Recorder(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.layers: list[tuple[Listener, Tensor | None]] = []  # those being called, inmost last
+        self.last: tuple[Tensor, Tensor, int] | None = None  # see `is_product`
         self.keeps = True
 
     def __torch_function__(
@@ -83,9 +91,23 @@ class Recorder(TorchFunctionMode):
         )
         if self.keeps:
             product = read(*args, **kwargs)
-            copy = inputs.detach().clone()
-            layer.keep(Call(product, copy, outputs, leaf, _given(product, inputs, given)))
-        return outputs.clone()
+            as_then = inputs.detach().clone()
+            layer.keep(Call(product, as_then, outputs, leaf, _given(product, inputs, given)))
+        copy = outputs.clone()
+        self.last = outputs.detach(), copy, version(copy)
+        return copy
+
+    def is_product(self, returned: Any) -> bool:
+        """Whether what the inmost layer returns is the product that it took last, in any shape."""
+        if self.last is None:
+            return True
+        outputs, copy, as_made = self.last
+        if not isinstance(returned, Tensor) or returned.numel() != outputs.numel():
+            return False
+        if returned.data_ptr() == copy.data_ptr() and as_made >= 0 and version(copy) == as_made:
+            return True  # without a look at the numbers
+        numbers = (t.detach().flatten().to(returned.dtype) for t in (returned, outputs))
+        return torch.equal(*(t.nan_to_num() for t in numbers))
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -101,11 +123,13 @@ class Recorder(TorchFunctionMode):
         """While a layer's forward runs."""
         layer.enter()
         self.layers.append((layer, given))
+        outer, self.last = self.last, None
         try:
             with self if len(self.layers) == 1 else nullcontext():
                 yield
         finally:
             self.layers.pop()
+            self.last = outer
 
 
 def _normal(tensor: Tensor) -> Tensor:
@@ -145,7 +169,9 @@ def _recorded(module: nn.Module, layer: Listener, recorder: Recorder) -> Iterato
     def record(*args: Any, **kwargs: Any) -> Any:
         tensors = (value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
         with recorder.inside(layer, next(tensors, None)):
-            return forward(*args, **kwargs)
+            returned = forward(*args, **kwargs)
+            layer.leave(recorder.is_product(returned))
+        return returned
 
     module.forward = record
     try:

@@ -27,13 +27,14 @@ map can subtract counts in NC1 alone.
 """
 
 import math
+import warnings
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .batch import scalar
-from .linearity import EPS, rounding, weight_rows
+from .batch import scalar, summable, unit
+from .linearity import DIGITS, EPS, LostDigits, rounding, weight_rows
 from .moments import FeatureMoments
 
 
@@ -73,6 +74,9 @@ def collapse(moments: FeatureMoments, weight: Tensor | None = None) -> CollapseR
 
     Raises:
         ValueError: as `class_means`; one class alone; a weight for other features.
+
+    Warns:
+        LostDigits: a measure so near to zero that rounding may have changed it by a millionth.
     """
     apart = _apart(moments)
     classes = moments.c
@@ -105,22 +109,40 @@ def collapse(moments: FeatureMoments, weight: Tensor | None = None) -> CollapseR
     pairs = ~torch.eye(classes, dtype=torch.bool, device=cosines.device)
     nc3 = None
     if weight is not None:
-        rows = weight_rows(moments, weight)
-        unit = [m / torch.linalg.matrix_norm(m, keepdim=True) for m in (rows, centred.mT)]
-        nc3 = scalar((unit[0] - unit[1]).square().sum((-2, -1)))
+        given = [unit(m)[0] for m in (weight_rows(moments, weight), centred.mT)]
+        rows, means = (m / torch.linalg.matrix_norm(m, keepdim=True) for m in given)
+        nc3 = (rows - means).square().sum((-2, -1))
+    nc1 = torch.where(distinct, nc1, math.nan)
+    nc2_norm = norms.std(-1, correction=0) / norms.mean(-1)
+    nc2_angle = (cosines[..., pairs] + 1 / (classes - 1)).abs().mean(-1)
+
+    # what rounding does to them: NC1 is a difference of ratios to Σ_B's eigenvalues
+    spread = torch.linalg.matrix_norm(total)
+    of_nc1 = torch.where(kept, spread[..., None] / values.square(), 0.0).sum(-1) / classes
+    of_nc2 = 1 + spread.sqrt() / norms.mean(-1)
+    errors = [("NC1", nc1, of_nc1)]
+    if classes > 2:  # two means are always opposite
+        errors += [("NC2 of lengths", nc2_norm, of_nc2), ("NC2 of angles", nc2_angle, of_nc2)]
+    if nc3 is not None:
+        errors.append(("NC3", nc3, of_nc2 * nc3.sqrt()))
+    lost = [name for name, value, e in errors if bool((2 * EPS * e > DIGITS * value).any())]
+    if lost:
+        warnings.warn(
+            f"{', '.join(lost)} so near to zero that rounding changes it by a millionth or more",
+            LostDigits,
+            stacklevel=2,
+        )
     return CollapseReport(
-        nc1=scalar(torch.where(distinct, nc1, math.nan)),
-        nc2_norm=scalar(norms.std(-1, correction=0) / norms.mean(-1)),
-        nc2_angle=scalar((cosines[..., pairs] + 1 / (classes - 1)).abs().mean(-1)),
-        nc3=nc3,
+        nc1=scalar(nc1),
+        nc2_norm=scalar(nc2_norm),
+        nc2_angle=scalar(nc2_angle),
+        nc3=None if nc3 is None else scalar(nc3),
         tl_bound=scalar(torch.where(distinct, tl_bound, 0.0)),
     )
 
 
 def _apart(moments: FeatureMoments) -> Tensor:
     """μ_k − μ (…, d, K): Σ_{i in k} (h_i − μ), the cross scatter's column k, over n_k."""
-    if not moments.n:
-        raise ValueError("no samples: update the moments first")
     if not moments.one_hot:
         raise ValueError("Neural Collapse is of classes: update the moments with class indices")
     counts = moments.n * moments.target_mean  # (…, K)
@@ -137,6 +159,6 @@ def nearest_mean_disagreement(features: Tensor, predicted: Tensor, means: Tensor
         features: (…, N, d). predicted: (…, N) class indices. means: (…, d, K), as `class_means`.
     """
     centre = means.mean(-1, keepdim=True)  # distances far from zero lose their digits
-    points = features.to(means) - centre.mT
+    points = summable(features).to(means) - centre.mT
     nearest = torch.cdist(points, (means - centre).mT.contiguous()).argmin(-1)
-    return scalar((nearest != predicted).double().mean(-1))
+    return scalar((nearest != summable(predicted)).double().mean(-1))

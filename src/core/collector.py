@@ -1,11 +1,12 @@
 """What `measure` gathers of one layer: its calls on a batch, and its sums over all."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from .batch import summable
 from .calls import Call
 from .layer_sums import LayerSums
 from .moments import FeatureMoments
@@ -57,8 +58,10 @@ class Collector:
         self.calls: list[Call] = []
         self.first = -1  # the number of its first call
         self.entered = False  # whether it was called
+        self.changes = False  # whether it returns something else than its product
         self.refused = ""  # why it is left out, where that is known
         self.no_rows: dict[str, str] = {}  # side -> why it has no Target Linearity
+        self.rows_seen: bool | None = None  # whether gradients showed that rows are the samples
         self._numbers = numbers
         self._reducers = {side: Reducer(name, reduction, projected) for side in SIDES}
 
@@ -66,12 +69,15 @@ class Collector:
         self.entered = True
 
     def keep(self, call: Call) -> None:
-        weight = call.product.weight(call.weight.detach())
+        weight = summable(call.product.weight(call.weight.detach()))
         if self.sums is None:
             self.sums, self.first = LayerSums(weight), next(self._numbers)
         elif not _same(self.sums.weight, weight):
             self.refuse("the weight is another in another call")
         self.calls.append(call)
+
+    def leave(self, is_product: bool) -> None:
+        self.changes |= not is_product
 
     def refuse(self, reason: str) -> None:
         self.refused = reason
@@ -83,6 +89,13 @@ class Collector:
         return (
             "its forward calls none of torch's linear functions" if self.entered else "never called"
         )
+
+    def judge_rows(self, reasons: Sequence[str | None]) -> None:
+        """Take what `foreign_rows` says of the calls on a first batch."""
+        self.rows_seen = None not in reasons
+        for reason in filter(None, reasons):
+            for side in SIDES:
+                self.no_rows.setdefault(side, reason)
 
     def add_gradients(self, call: Call, dz: Tensor, dw: Tensor) -> None:
         """Add ∂L/∂Z and ∂L/∂W of a call."""
@@ -102,7 +115,7 @@ class Collector:
             predicted: classes (N,) as the network predicts them, one of `classes`.
         """
         for call in self.calls:
-            features = dict(zip(SIDES, call.features(), strict=True))
+            features = dict(zip(SIDES, map(summable, call.features()), strict=True))
             for side, h in features.items():
                 try:
                     rows = self._reducers[side].rows(h, targets, mask)
@@ -119,9 +132,7 @@ class Collector:
             is_classifier = self.sums.weight.shape[:2] == (1, classes)
             if is_classifier and predicted is not None and inputs.shape[:-1] == counted.shape:
                 counted = counted.to(inputs.device)
-                self.sums.predictions.append(
-                    (inputs[counted], predicted.to(counted.device)[counted])
-                )
+                self.sums.add_predictions(inputs[counted], predicted.to(counted.device)[counted])
 
     def finish(self, places: Tensor, classes: int) -> LayerSums:
         """The sums over all batches.

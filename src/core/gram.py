@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .batch import ratio, scalar
+from .batch import ratio, scalar, summable, unit
 from .layout import Layout
 from .polar import full_precision, is_nan, newton_schulz, polar_by_products, polar_factor
 
@@ -46,7 +46,11 @@ def weight_gram(weight: Tensor, kernel_axes: int = 0) -> Tensor:
 
 
 def cosine(a: Tensor, b: Tensor) -> float | Tensor:
-    """Frobenius cosine tr(AᵀB) / (‖A‖ ‖B‖) of matrices (…, m, n); nan where one is zero."""
+    """Frobenius cosine tr(AᵀB) / (‖A‖ ‖B‖) of matrices (…, m, n); nan where one is zero.
+
+    In float64, and of matrices of any size.
+    """
+    a, b = (unit(summable(matrix).to(torch.float64))[0] for matrix in (a, b))
     norms = torch.linalg.matrix_norm(a) * torch.linalg.matrix_norm(b)
     return ratio((a * b).sum((-2, -1)), norms)
 
@@ -54,9 +58,11 @@ def cosine(a: Tensor, b: Tensor) -> float | Tensor:
 def effective_rank(weight: Tensor, blocks: bool = False) -> float | Tensor:
     """Exponential of the entropy of the eigenvalues of G = WᵀW, as shares; W (…, m, d).
 
-    Roy and Vetterli, "The effective rank: a measure of effective dimensionality" (EUSIPCO 2007).
+    Roy and Vetterli, "The effective rank: a measure of effective dimensionality" (EUSIPCO 2007). In
+    float64; nan where W is zero.
     """
-    eigenvalues = torch.linalg.svdvals(weight).square()
+    scaled, _ = unit(summable(weight).to(torch.float64), blocks)
+    eigenvalues = torch.linalg.svdvals(scaled).square()
     if blocks:
         eigenvalues = eigenvalues.flatten(-2)
     share = eigenvalues / eigenvalues.sum(-1, keepdim=True)
@@ -173,7 +179,8 @@ def resolved_update(update: Update, before: Tensor, after: Tensor) -> Tensor:
         result = torch.where(moved[..., None, None], result, first)
     for part, dtype in parts:
         if part.any():
-            result[part] = update(first[part].to(dtype), second[part].to(dtype)).to(working)
+            pair = (summable(weight[part]).to(dtype) for weight in (first, second))
+            result[part] = update(*pair).to(working).to(result.device)
     return result.to(after.dtype)
 
 

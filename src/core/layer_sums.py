@@ -2,6 +2,8 @@
 
 import math
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -9,16 +11,17 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .agop import gram_agop_cosine
-from .batch import ratio
+from .batch import ratio, summable, unit
 from .collapse import class_means, collapse, nearest_mean_disagreement
 from .fact import fact_cosine, fact_error
 from .gram import effective_rank, weight_gram
 from .layer_table import LayerRow
-from .linearity import moments_surrogate, report
+from .linearity import LostDigits, linear_cka, moments_surrogate, report
 from .moments import FeatureMoments
 from .virtual import feature_learning_residual, gram_shift_cosine
 
 MANY_CLASSES = 4096  # beyond them Neural Collapse, whose tables grow as their square, is left out
+MOST_KEPT = 1 << 24  # entries of a classifier's inputs that are kept for NC4: 64 MiB in float32
 
 
 @dataclass
@@ -33,12 +36,12 @@ class LayerSums:
     residual: float = math.nan  # largest of the Feature Learning Equation's
     reduction_error: float = 0.0  # Σ over samples of |‖reduced‖² / ‖features‖² − 1|
     reduced_samples: int = 0  # samples whose features were reduced
-    # H (N, d), predicted classes (N,)
-    predictions: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    # H (N, d), predicted classes (N,), for the class means are known in the end; None if too many
+    predictions: list[tuple[Tensor, Tensor]] | None = field(default_factory=list)
     distributed: bool = False  # whether the sums are those of all processes
     before: tuple[Tensor, Tensor] | None = None  # W and Σ ∂L/∂W at an earlier moment
     decay: float | None = None  # λ of the decay that is part of the summed loss
-    problems: list[str] = field(default_factory=list)  # why measures are nan
+    problems: list[str] = field(default_factory=list)  # why measures are nan or inexact
 
     def add_gradients(self, h: Tensor, dz: Tensor, dw: Tensor) -> None:
         """Add the gradient of a call, and compare the two sides of the Feature Learning Equation.
@@ -48,6 +51,7 @@ class LayerSums:
             dz: ∂L/∂Z (g, N, m).
             dw: ∂L/∂W (g, m, d) of this call alone.
         """
+        h, dz, dw = (summable(t) for t in (h, dz, dw))
         self.add_weight_gradient(dw)
         if bool(dz.any()):  # otherwise both sides are zero
             working = torch.promote_types(h.dtype, torch.float32)
@@ -57,19 +61,37 @@ class LayerSums:
 
     def add_weight_gradient(self, gradient: Tensor) -> None:
         """Add ∂L/∂W (g, m, d) of a batch, in float64."""
-        gradient = gradient.to(torch.float64)
+        gradient = summable(gradient).to(torch.float64)
         self.weight_gradient = (
             gradient if self.weight_gradient is None else self.weight_gradient + gradient
         )
 
     def add_output_gradient(self, gradient: Tensor) -> None:
         """Add ∂f/∂z (g, N, m) of one output and one batch, in float64."""
-        outer = weight_gram(gradient.to(torch.float64))
+        outer = weight_gram(summable(gradient).to(torch.float64))
         self.output_outer = outer if self.output_outer is None else self.output_outer + outer
+
+    def add_predictions(self, features: Tensor, predicted: Tensor) -> None:
+        """Keep a batch's H (N, d) and predicted classes (N,), of up to MOST_KEPT entries in all."""
+        if self.predictions is None:
+            return
+        self.predictions.append((features, predicted))
+        if sum(kept.numel() for kept, _ in self.predictions) > MOST_KEPT:
+            self.predictions = None
 
     def note(self, problem: str) -> None:
         if problem not in self.problems:
             self.problems.append(problem)
+
+    @contextmanager
+    def _noted(self) -> Iterator[None]:
+        """Warnings of lost digits become notes; the table says itself where samples are few."""
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield
+        for warning in caught:
+            if issubclass(warning.category, LostDigits):
+                self.note(str(warning.message))
 
     def all_reduce(self) -> None:
         """Merge with the other processes of torch.distributed."""
@@ -94,7 +116,7 @@ class LayerSums:
         self.residual = float(residual) if residual.isfinite() else math.nan
 
     def row(self, name: str, kind: str) -> LayerRow:
-        """Every measure of the layer; nan where one has no meaning, and `problems` says why."""
+        """Every measure of the layer; nan where one has no meaning; `problems` says why."""
         return LayerRow(
             name=name,
             kind=kind,
@@ -143,16 +165,15 @@ class LayerSums:
             if not moments.n:
                 continue
             try:
-                with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
-                    linearity = report(moments)  # the table says where samples are few
+                with self._noted():
+                    linearity = report(moments)
             except ValueError as error:
                 self.note(str(error))
                 continue
             values[f"tl_{side}"] = linearity.value
             values[f"chance_{side}"] = linearity.chance
             values[f"adjusted_{side}"] = linearity.adjusted
-            norms = moments.scatter.norm() * moments.target_norm
-            values[f"cka_{side}"] = ratio(moments.cross.square().sum(), norms)
+            values[f"cka_{side}"] = linear_cka(moments.scatter, moments.cross, moments.target_norm)
         if self.inputs.n and len(self.weight) == 1 and self.inputs.d == self.weight.shape[2]:
             values["surrogate"] = moments_surrogate(self.inputs, self.weight[0])
         return values
@@ -167,7 +188,8 @@ class LayerSums:
         if not bool((moments.target_mean > 0).all() & moments.scatter.isfinite().all()):
             return values
         is_classifier = self.weight.shape == (1, moments.c, moments.d)
-        measures = collapse(moments, self.weight[0] if is_classifier else None)
+        with self._noted():
+            measures = collapse(moments, self.weight[0] if is_classifier else None)
         values["nc1"] = measures.nc1
         if moments.c > 2:
             values |= {"nc2_norm": measures.nc2_norm, "nc2_angle": measures.nc2_angle}
@@ -178,7 +200,9 @@ class LayerSums:
 
     def _nc4(self, means: Tensor) -> float:
         counts = torch.zeros(2, dtype=torch.float64, device=means.device)  # disagreeing, all
-        for features, predicted in self.predictions:
+        if self.predictions is None:
+            counts += math.nan
+        for features, predicted in self.predictions or ():
             share = nearest_mean_disagreement(features, predicted, means)
             counts += counts.new_tensor([share * len(features), len(features)])
         if self.distributed:
@@ -197,7 +221,9 @@ def step_cosine(before: Tensor, gradient: Tensor, after: Tensor) -> float:
     Returns:
         nan where one of the two is zero.
     """
-    rows = torch.cat([before, gradient, after - before], 1)  # (g, 3m, d)
+    # W₀ and W₁ by one power of two, the gradient by its own
+    w0, w1 = unit(torch.cat([before, after], 1), blocks=True)[0].chunk(2, 1)
+    rows = torch.cat([w0, unit(gradient, blocks=True)[0], w1 - w0], 1)  # (g, 3m, d)
     if rows.shape[1] < rows.shape[2]:  # coordinates in the space that the rows span
         rows = torch.linalg.qr(rows.mT, mode="r").R.mT
     w, dw, e = rows.chunk(3, 1)

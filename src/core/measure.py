@@ -9,7 +9,8 @@ Learning Equation, the cosines of G with the Virtual Covariance Shift and with t
 outer product, linear CKA with the targets, Neural Collapse, and FACT where training has a decay.
 
 reading.py reads batches, targets.py their targets; calls.py records the layers' calls, layers.py
-reads them as matrices, reduction.py makes rows of features; layer_sums.py turns sums into measures.
+reads them as matrices, reduction.py makes rows of features, rows.py sees whose they are;
+layer_sums.py turns sums into measures.
 """
 
 import itertools
@@ -26,13 +27,16 @@ from torch.nn import functional
 
 from .agop import output_gradients
 from .calls import Call, recorded
-from .collector import Collector, is_layer, other_weights
+from .collector import SIDES, Collector, is_layer, other_weights
 from .fact import check_decay
+from .layer_sums import MOST_KEPT
 from .layer_table import LayerTable
+from .placement import check_kind, execution_device
 from .reading import Batch, bare, prediction, read_batch, shifts_labels, token_labels, with_decoder
 from .reduction import Reduction, check
+from .rows import foreign_rows
 from .targets import IGNORED, Classes, Targets, align
-from .untouched import own_precision, untouched
+from .untouched import own_precision, unread, untouched
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Moment = Mapping[str, tuple[Tensor, Tensor]]  # by layer: W and Σ ∂L/∂W (g, m, d)
@@ -56,9 +60,12 @@ def measure(
     Linear, Conv1d to Conv3d, their transposed kinds, and transformers' Conv1D; by the weight that
     its inputs meet, where a parametrisation or a forward of its own makes another of the parameter.
     What is left out stands below the printed table. The model is measured in evaluation mode and
-    left as it was: its mode, parameters, gradients, buffers and hooks, and the state of torch's
-    random generators. Of a model inside of DistributedDataParallel or torch.compile the module
-    itself is measured.
+    left as it was: its mode, parameters, gradients, buffers and hooks, the state of torch's random
+    generators, and those of a DataLoader. Of a model inside of DistributedDataParallel or
+    torch.compile the module itself is measured; one whose layers are no modules any more, as
+    torch.jit and torch.export make them, or whose weights are in pieces, as fully_shard leaves
+    them, is refused. Offloaded weights are fetched, and held until the table is made. Sums are on
+    the model's device, or on the CPU where that has no float64, as Apple's GPUs.
 
     Args:
         model: any torch module whose layers are called as modules.
@@ -85,14 +92,18 @@ def measure(
             batches of its own.
 
     Returns:
-        a row a layer, see `LayerRow`.
+        a row a layer, see `LayerRow`. Rows of features stand beside targets where gradients show,
+        in a layer's first batch of two samples or more, that they belong together; elsewhere Target
+        Linearity is nan, or where no gradient arrives the shapes decide, and a note says which.
 
     Raises:
         ValueError: no layers, no batches, batches or outputs that cannot be read, features that
-            `reduction` does not take, or a decay that is no positive number.
+            `reduction` does not take, a decay that is no positive number, or a model of a kind that
+            is refused.
 
     Warns:
-        RuntimeWarning: weights, features or targets of which measures are nan, and their layers.
+        RuntimeWarning: weights, features or targets of which measures are nan or may be off by
+            more than 10⁻⁶, and their layers.
     """
     measurement = Measurement(
         model,
@@ -126,6 +137,7 @@ class Measurement:
         all_reduce: bool = False,
     ) -> None:
         check(reduction)
+        check_kind(bare(model))
         if decay is not None:
             check_decay(decay)
         self.decay = decay
@@ -143,12 +155,14 @@ class Measurement:
             )
         self.classes = Classes()
         self.shifts: bool | None = None  # whether the model moves labels to the token before
+        self.not_asked = ""  # why that is not known
 
     def run(self, batches: Iterable[Any]) -> None:
         """Add batches."""
-        device = next(self.model.parameters()).device
+        device = execution_device(self.model)
         with (
             untouched(self.model),
+            unread(batches),
             recorded(self.collectors) as recorder,
             own_precision(device) as callers_precision,
         ):
@@ -197,13 +211,16 @@ class Measurement:
         layers = [layer for layer in self.collectors.values() if layer.calls]
         is_token = batch.is_whole and outputs.ndim == 3
         if is_token and batch.y.ndim == 2 and not batch.y.is_floating_point():
-            if self.shifts is None:
-                self.shifts = shifts_labels(self.model, batch)
-            batch = replace(batch, y=token_labels(batch, self.shifts))
+            if self.shifts is None and bool((batch.y != IGNORED).any()):
+                classes = outputs.shape[-1]
+                asked = shifts_labels(self.model, batch, classes, self.output)
+                self.shifts, self.not_asked = asked
+            batch = replace(batch, y=token_labels(batch, bool(self.shifts)))
         last = is_token or self.output is not None
         outputs, targets = align(outputs, batch.y, classes_last=last, exact=self.loss is None)
         if bool(targets.counted.any()):
             _add_gradients(layers, default_loss(outputs, targets) if loss is None else loss)
+            _judge_rows(layers, outputs, batch.has_decoder and outputs.ndim == 3)
             per_sample = outputs.ndim == 2 and targets.counted.ndim == 1
             if per_sample and self.gradients_of_outputs:
                 _add_output_gradients(layers, outputs[targets.counted])
@@ -220,6 +237,8 @@ class Measurement:
         for owner, parameter in other_weights(self.model):
             if re.search(self.names, owner):
                 yield "left out, parameters of no linear layer or convolution", parameter
+        if self.not_asked:
+            yield f"labels are taken as they are, {self.not_asked}", type(self.model).__name__
         for layer in self.collectors.values():
             if reason := layer.left_out():
                 yield f"left out, {reason}", layer.name
@@ -227,6 +246,12 @@ class Measurement:
             for side, reason in layer.no_rows.items():
                 if reason not in layer.sums.problems:
                     yield f"no Target Linearity of {side}, {reason}", layer.name
+            if layer.rows_seen is False and len(layer.no_rows) < len(SIDES):
+                yield "rows are taken for samples by their shape, no gradient shows it", layer.name
+            if layer.changes:
+                yield "measured by the product with its weight, but it returns another", layer.name
+            if layer.sums.predictions is None:
+                yield f"no NC4, more than {MOST_KEPT:,} numbers of inputs", layer.name
             if layer.sums.weight_gradient is None:
                 yield "no gradients, the loss does not reach them", layer.name
 
@@ -265,6 +290,16 @@ def _add_gradients(layers: Sequence[Collector], loss: Tensor) -> None:
             layer.add_gradients(call, dz, dw)
 
 
+def _judge_rows(layers: Sequence[Collector], outputs: Tensor, causal: bool) -> None:
+    """Whether rows of the layers that are new are the samples; of one sample alone they are."""
+    layers = [layer for layer in layers if layer.rows_seen is None]
+    if len(outputs) < 2 or not layers:
+        return
+    reasons = iter(foreign_rows(outputs, [call for x in layers for call in x.calls], causal))
+    for layer in layers:
+        layer.judge_rows(list(itertools.islice(reasons, len(layer.calls))))
+
+
 def _add_output_gradients(layers: Sequence[Collector], outputs: Tensor) -> None:
     """Add the gradients of each of the network's outputs (N, c)."""
     calls = _in_graph(layers)
@@ -294,7 +329,7 @@ def _agree(layers: Sequence[Collector], classes: Tensor) -> tuple[list[Collector
     Raises:
         ValueError: in every process, where layers are called in some of them only.
     """
-    mine = {layer.name: layer.no_rows for layer in layers}, classes.tolist()
+    mine = {x.name: (x.no_rows, x.sums.predictions is None) for x in layers}, classes.tolist()
     everyone: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(everyone, mine)
     named = {layer.name: layer for layer in layers}
@@ -304,8 +339,10 @@ def _agree(layers: Sequence[Collector], classes: Tensor) -> tuple[list[Collector
             "or leave these layers out by names"
         )
     for names, _ in everyone:
-        for name, no_rows in names.items():
+        for name, (no_rows, too_many) in names.items():
             named[name].no_rows |= no_rows
+            if too_many:
+                named[name].sums.predictions = None
     union = sorted({k for _, seen in everyone for k in seen})
     order = everyone[0][0]
     return [named[name] for name in order], torch.tensor(union, device=classes.device)

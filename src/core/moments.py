@@ -2,7 +2,9 @@
 
 One pass over the data in float64, batches of any size, mergeable between workers. The sums are
 centred as they grow (the pairwise update of Chan, Golub and LeVeque, "Updating formulae and a
-pairwise algorithm for computing sample variances", 1979), so data far from zero keep their digits.
+pairwise algorithm for computing sample variances", 1979). Means are kept as what is beyond the
+first sample, which is subtracted from all: data far from zero keep their digits, and what is
+constant has a spread of exactly zero.
 """
 
 import math
@@ -14,10 +16,14 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional
 
+from .batch import frobenius, summable
 from .targets import pair
 
 BLOCK = 1 << 20  # entries of a batch that are held in float64 at a time
+LARGEST = 1 << 29  # entries of the cross scatter: 4 GiB
 SUMS = ("feature_mean", "target_mean", "scatter", "cross", "target_scatter")
+MEANS = ("feature_origin", "feature_offset", "target_origin", "target_offset")
+KEPT = (*MEANS, "scatter", "cross", "matrix_scatter")  # the last not of classes
 
 
 class FeatureMoments:
@@ -29,10 +35,11 @@ class FeatureMoments:
 
     Leading axes are a batch of independent sums, as those of replicas; all have the same N.
 
-    Attributes (float64, on the device of the first batch):
+    Attributes (float64, on the device of the first batch, or on the CPU where that has no float64;
+    without samples they are a ValueError):
         n: number of samples.
-        feature_mean: μ (…, d).
-        target_mean: ȳ (…, c).
+        feature_mean: μ (…, d), which is feature_origin + feature_offset.
+        target_mean: ȳ (…, c), which is target_origin + target_offset.
         scatter: S = Σ (h − μ)(h − μ)ᵀ (…, d, d).
         cross: C = Σ (h − μ)(y − ȳ)ᵀ (…, d, c).
         target_scatter: Σ (y − ȳ)(y − ȳ)ᵀ (…, c, c); its diagonal (…, c) with diagonal_targets. Of
@@ -48,18 +55,31 @@ class FeatureMoments:
         self.n = 0
         self.diagonal_targets = diagonal_targets
 
+    def __getattr__(self, name: str) -> Any:
+        if name in (*KEPT, "one_hot"):
+            raise ValueError("no samples: update the moments first")
+        raise AttributeError(name)
+
+    @property
+    def feature_mean(self) -> Tensor:
+        return self.feature_origin + self.feature_offset
+
+    @property
+    def target_mean(self) -> Tensor:
+        return self.target_origin + self.target_offset
+
     @property
     def d(self) -> int:
         return self.scatter.shape[-1]
 
     @property
     def c(self) -> int:
-        return self.target_mean.shape[-1]
+        return self.target_offset.shape[-1]
 
     @property
     def batch_shape(self) -> torch.Size:
         """The leading axes."""
-        return self.feature_mean.shape[:-1]
+        return self.feature_offset.shape[:-1]
 
     @property
     def counts(self) -> Tensor:
@@ -93,11 +113,14 @@ class FeatureMoments:
             squares = 1 - 2 * share + share.square().sum(-1, keepdim=True)
             return (self.counts.square() * squares).sum(-1).sqrt()
         if self.diagonal_targets:
-            return self.feature_mean.new_full(self.batch_shape, math.nan)
-        return torch.linalg.matrix_norm(self.matrix_scatter)
+            return self.scatter.new_full(self.batch_shape, math.nan)
+        return frobenius(self.matrix_scatter)
 
     def __copy__(self) -> "FeatureMoments":
         return self.from_state_dict(self.state_dict())
+
+    def __deepcopy__(self, _: Any) -> "FeatureMoments":
+        return self.__copy__()
 
     def __getitem__(self, index: Any) -> "FeatureMoments":
         """The moments at an index of the leading axes, to be read: they share memory."""
@@ -116,14 +139,16 @@ class FeatureMoments:
         scatter = self.target_scatter[..., part]
         return self._like(
             one_hot=False,
-            target_mean=self.target_mean[..., part],
+            target_origin=self.target_origin[..., part],
+            target_offset=self.target_offset[..., part],
             cross=self.cross[..., part],
             matrix_scatter=scatter if self.diagonal_targets else scatter[..., part, :],
         )
 
+    @torch.inference_mode(False)
     def arrange(self, places: Tensor, c: int) -> "FeatureMoments":
         """Move the samples of class k to class places[k] (c,) of `c` classes; returns self."""
-        for name in ("target_mean", "cross"):
+        for name in ("target_origin", "target_offset", "cross"):
             old = getattr(self, name)
             new = old.new_zeros(*old.shape[:-1], c)
             new[..., places] = old
@@ -145,26 +170,38 @@ class FeatureMoments:
             self.
 
         Raises:
-            ValueError: shapes or dtypes that are not these, or not those of the batches before.
+            ValueError: shapes or dtypes that are not these, or not those of the batches before; or
+                a class index above a million, or for which the sums would take more than 4 GiB.
         """
         features, targets, one_hot = pair(features, targets)
+        features, targets = summable(features), summable(targets)
         batch, (n, d) = features.shape[:-2], features.shape[-2:]
         if not n:
             return self
-        c = 0 if one_hot else targets.shape[-1]
+        c = int(targets.max()) + 1 if one_hot else targets.shape[-1]
+        if one_hot and c * max(d, 512) * math.prod(batch) > LARGEST:
+            raise ValueError(
+                f"class index {c - 1}: every index from 0 on has a column; number the classes that "
+                "occur anew, as torch.unique does"
+            )
+        inner = targets.shape[-1:] if one_hot else targets.shape[-2:]  # of one entry of the batch
+        targets = targets.expand(*batch, *inner)
         if not self.n:
-            self._allocate(batch, d, c, features.device, one_hot)
+            self._allocate(batch, d, 0 if one_hot else c, features.device, one_hot)
+            self.feature_origin += features[..., 0, :]
+            if not one_hot:
+                self.target_origin += targets[..., 0, :]
         self._check_like(batch, d, None if one_hot else c)
         if one_hot:
-            self._grow(int(targets.max()) + 1)
+            self._grow(c)
         features = features.reshape(-1, n, d)  # (B, N, d)
-        inner = targets.shape[-1:] if one_hot else targets.shape[-2:]  # of one entry of the batch
-        targets = targets.expand(*batch, *inner).reshape(-1, *inner)
+        targets = targets.reshape(-1, *inner)
         rows = max(1, BLOCK // (max(d, self.c) * max(1, len(features))))
         for h, y in zip(features.split(rows, 1), targets.split(rows, 1), strict=True):
-            self._add(h.to(torch.float64), self._target_rows(y))
+            self._add(h - self.feature_origin.view(-1, 1, d), self._target_rows(y))
         return self
 
+    @torch.inference_mode(False)
     def merge(self, other: "FeatureMoments") -> "FeatureMoments":
         """Add the samples of `other`, which is left as it was; returns self."""
         if self.diagonal_targets != other.diagonal_targets:
@@ -173,6 +210,8 @@ class FeatureMoments:
             )
         if other.n and not self.n:
             self._allocate(other.batch_shape, other.d, other.c, other.scatter.device, other.one_hot)
+            self.feature_origin += other.feature_origin
+            self.target_origin += other.target_origin
         if other.n:
             self._check_like(other.batch_shape, other.d, None if other.one_hot else other.c)
             self._grow(other.c)
@@ -181,9 +220,17 @@ class FeatureMoments:
             self.cross += functional.pad(other.cross, fill)
             if not self.one_hot:
                 self.matrix_scatter += other.matrix_scatter
-            self._shift(other.n, other.feature_mean, functional.pad(other.target_mean, fill))
+            target_origin, target_offset = (
+                functional.pad(t, fill) for t in (other.target_origin, other.target_offset)
+            )
+            self._shift(
+                other.n,
+                other.feature_origin - self.feature_origin + other.feature_offset,
+                target_origin - self.target_origin + target_offset,
+            )
         return self
 
+    @torch.inference_mode(False)
     def all_reduce(self, group: Any = None) -> "FeatureMoments":
         """Merge the moments of all processes of torch.distributed; returns self.
 
@@ -212,17 +259,25 @@ class FeatureMoments:
             device = torch.device("cuda" if dist.get_backend(group) == "nccl" else "cpu")
             self._allocate(batch, d, c, device, columns is None)
         self._grow(c)
-        mean = torch.cat([self.feature_mean, self.target_mean], -1) * (self.n / n)
-        dist.all_reduce(mean, group=group)
-        feature_mean, target_mean = mean.split([d, c], -1)
+        share = self.n / n
+        # the mean, to rounding, is the origin of all; what it lacks is in the offset
+        origin = torch.cat([self.feature_mean, self.target_mean], -1) * share
+        dist.all_reduce(origin, group=group)
+        own = torch.cat([self.feature_origin, self.target_origin], -1) - origin
+        own += torch.cat([self.feature_offset, self.target_offset], -1)
+        offset = own * share
+        dist.all_reduce(offset, group=group)
         # about the mean of all: S + n_i (μ_i − μ)(μ_i − μ)ᵀ of each process, summed
-        self._add_outer(self.feature_mean - feature_mean, self.target_mean - target_mean, self.n)
+        self._add_outer(*(own - offset).split([d, c], -1), self.n)
         for name, value in self._kept().items():
             if name.endswith(("scatter", "cross")):
                 dist.all_reduce(value, group=group)
-        self.feature_mean, self.target_mean, self.n = feature_mean, target_mean, n
+        self.feature_origin, self.target_origin = origin.split([d, c], -1)
+        self.feature_offset, self.target_offset = offset.split([d, c], -1)
+        self.n = n
         return self
 
+    @torch.inference_mode(False)
     def state_dict(self) -> dict[str, Tensor]:
         """The sums as tensors, for torch.save; before the first batch, only their kind."""
         kind = {"diagonal_targets": torch.tensor(self.diagonal_targets)}
@@ -232,18 +287,23 @@ class FeatureMoments:
         return kind | {name: value.clone() for name, value in self._kept().items()}
 
     @classmethod
+    @torch.inference_mode(False)
     def from_state_dict(cls, state: Mapping[str, Any]) -> "FeatureMoments":
         """The moments that `state_dict` was taken of; its tensors, or NumPy arrays of them."""
         moments = cls()
         for name, value in state.items():
             tensor = torch.as_tensor(value)
-            setattr(moments, name, tensor.clone() if tensor.ndim else tensor.item())
+            if name in ("feature_mean", "target_mean"):  # of states from before there were origins
+                of = name.removesuffix("_mean")
+                setattr(moments, f"{of}_origin", tensor.clone())
+                setattr(moments, f"{of}_offset", torch.zeros_like(tensor))
+            else:
+                setattr(moments, name, tensor.clone() if tensor.ndim else tensor.item())
         return moments
 
     def _kept(self) -> dict[str, Tensor]:
         """The sums that are kept, by attribute."""
-        names = SUMS[:-1] if self.one_hot else (*SUMS[:-1], "matrix_scatter")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in (KEPT[:-1] if self.one_hot else KEPT)}
 
     def _like(self, **changed: Any) -> "FeatureMoments":
         """These moments with some attributes changed; the others share memory."""
@@ -254,8 +314,8 @@ class FeatureMoments:
     def _allocate(self, batch: tuple[int, ...], d: int, c: int, device: Any, one_hot: bool) -> None:
         self.one_hot = one_hot
         zeros = {"dtype": torch.float64, "device": device}
-        self.feature_mean = torch.zeros(*batch, d, **zeros)
-        self.target_mean = torch.zeros(*batch, c, **zeros)
+        for name, columns in zip(MEANS, (d, d, c, c), strict=True):
+            setattr(self, name, torch.zeros(*batch, columns, **zeros))
         self.scatter = torch.zeros(*batch, d, d, **zeros)
         self.cross = torch.zeros(*batch, d, c, **zeros)
         if not one_hot:
@@ -281,36 +341,39 @@ class FeatureMoments:
         """Columns of zeros for classes first seen now: exact, since they have been zero so far."""
         fill = (0, max(0, c - self.c))
         if fill[1]:
-            self.target_mean = functional.pad(self.target_mean, fill)
-            self.cross = functional.pad(self.cross, fill)
+            for name in ("target_origin", "target_offset", "cross"):
+                setattr(self, name, functional.pad(getattr(self, name), fill))
 
     def _target_rows(self, targets: Tensor) -> Tensor:
-        """Targets of a block as rows (B, N, c)."""
+        """Targets of a block as rows (B, N, c), less their origin, which is zero of classes."""
         if not self.one_hot:
-            return targets.to(torch.float64)
+            return targets - self.target_origin.view(-1, 1, self.c)
         rows = torch.zeros(*targets.shape, self.c, dtype=torch.float64, device=targets.device)
         return rows.scatter_(-1, targets[..., None], 1.0)
 
     def _add(self, h: Tensor, y: Tensor) -> None:
-        """Add a block h (B, N, d), y (B, N, c)."""
+        """Add a block h (B, N, d), y (B, N, c), less the origins; both are overwritten."""
         h_mean, y_mean = h.mean(1), y.mean(1)
-        h, y = h - h_mean[:, None], y - y_mean[:, None]
+        h -= h_mean[:, None]
+        y -= y_mean[:, None]
         self.scatter.view(-1, self.d, self.d).baddbmm_(h.mT, h)
         self.cross.view(-1, self.d, self.c).baddbmm_(h.mT, y)
         if not self.one_hot:
             within = y.square().sum(1) if self.diagonal_targets else y.mT @ y
             self.matrix_scatter += within.view(self.matrix_scatter.shape)
         self._shift(
-            h.shape[1], h_mean.view(self.feature_mean.shape), y_mean.view(self.target_mean.shape)
+            h.shape[1],
+            h_mean.view(self.feature_offset.shape),
+            y_mean.view(self.target_offset.shape),
         )
 
     def _shift(self, n: int, h_mean: Tensor, y_mean: Tensor) -> None:
-        """Move the means towards those of n new samples, and add what that adds to the scatters."""
+        """Move the offsets towards those of n new samples, and add what that adds to scatters."""
         total = self.n + n
-        dh, dy = h_mean - self.feature_mean, y_mean - self.target_mean
+        dh, dy = h_mean - self.feature_offset, y_mean - self.target_offset
         self._add_outer(dh, dy, self.n * n / total)
-        self.feature_mean += dh * (n / total)
-        self.target_mean += dy * (n / total)
+        self.feature_offset += dh * (n / total)
+        self.target_offset += dy * (n / total)
         self.n = total
 
     def _add_outer(self, dh: Tensor, dy: Tensor, weight: float) -> None:

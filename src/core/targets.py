@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .batch import power_of_two
+
 IGNORED = -100  # class of positions that count for nothing, as in torch
 
 
@@ -81,16 +83,24 @@ def dense(values: Any, what: str = "targets") -> Tensor:
     return values if values.is_floating_point() else values.long()
 
 
-def rescaled(values: Tensor) -> Tensor:
-    """Times a power of two where the squares would leave float64; measures of shares stay."""
-    largest = _largest(values)
-    if largest == 0 or SQUARED[0] <= largest <= SQUARED[1] or not math.isfinite(largest):
+def rescaled(values: Tensor, by_column: bool = False) -> Tensor:
+    """Over powers of two where the squares would leave float64; measures of shares stay.
+
+    Args:
+        values: (…, N, d); what is no such matrix of float64 is returned as it is.
+        by_column: a power for each of the d columns; otherwise one for each matrix.
+    """
+    if values.dtype != torch.float64 or values.ndim < 2 or not values.numel():
         return values
-    return torch.ldexp(values, torch.tensor(-math.frexp(largest)[1]))
+    axes = -2 if by_column else (-2, -1)
+    size = torch.linalg.vector_norm(values, math.inf, axes, keepdim=True)
+    lost = ~_is_held(size)
+    return values / torch.where(lost, power_of_two(size), 1.0) if bool(lost.any()) else values
 
 
-def _largest(values: Tensor) -> float:
-    return float(torch.linalg.vector_norm(values, math.inf)) if values.numel() else 0.0
+def _is_held(size: Tensor) -> Tensor:
+    """Whether float64 holds the squares of numbers of this size, as far as they are numbers."""
+    return (size == 0) | ((size >= SQUARED[0]) & (size <= SQUARED[1])) | ~size.isfinite()
 
 
 def pair(features: Any, targets: Any) -> tuple[Tensor, Tensor, bool]:
@@ -112,6 +122,8 @@ def pair(features: Any, targets: Any) -> tuple[Tensor, Tensor, bool]:
     one_hot = not real and (
         targets.ndim == 1 or (len(leading) > 0 and targets.ndim == features.ndim - 1)
     )
+    if not one_hot and targets.ndim and not targets.shape[-1]:
+        raise ValueError(f"targets {tuple(targets.shape)} have no columns")
     inner = 1 if one_hot else 2
     if targets.ndim < inner or (targets.ndim > inner and targets.shape[:-inner] != leading):
         what = "class indices (N,) or a matrix (N, c), with the features' leading axes or none"
@@ -125,11 +137,13 @@ def pair(features: Any, targets: Any) -> tuple[Tensor, Tensor, bool]:
     if not real and not one_hot and targets.shape[-1] == 1:
         raise ValueError("integer targets (N, 1): give class indices as (N,), or a number as float")
     for what, values in (("features", features), ("targets", targets)):
-        if values.dtype == torch.float64 and rescaled(values) is not values:
-            raise (NotFiniteError if what == "features" else ValueError)(
-                f"{what} of size {_largest(values):.0e}, whose squares float64 does not hold: "
-                "multiply all of them by one factor first"
-            )
+        if values.dtype == torch.float64 and values.numel():
+            size = torch.linalg.vector_norm(values, math.inf)
+            if not bool(_is_held(size)):
+                raise (NotFiniteError if what == "features" else ValueError)(
+                    f"{what} of size {float(size):.0e}, whose squares float64 does not hold: "
+                    "multiply all of them by one factor first"
+                )
     return features, targets, one_hot
 
 

@@ -13,10 +13,14 @@ Covariances are sums over samples: those of a whole set are the sums of its batc
 gradient of one loss, the set's. Leading axes are a batch.
 """
 
+import functools
+
 import torch
 from torch import Tensor
 
-from .batch import ratio, scalar, total
+from .batch import frobenius, ratio, scalar, summable, total, unit
+
+LEAST = 1e-10  # ‖X + Xᵀ‖² / ‖X‖² below which rounding leaves the cosine fewer than 6 digits
 
 
 def virtual_update(features: Tensor, gradient: Tensor, rate: float) -> Tensor:
@@ -46,7 +50,8 @@ def virtual_covariance(features: Tensor, gradient: Tensor, rate: float) -> Tenso
         (…, d, d) float64, computed in float64 throughout.
     """
     _check(features, gradient)
-    moved = virtual_update(features.to(torch.float64), gradient.to(torch.float64), rate)
+    h, a = (summable(t).to(torch.float64) for t in (features, gradient))
+    moved = virtual_update(h, a, rate)
     return moved.mT @ moved
 
 
@@ -61,7 +66,8 @@ def virtual_covariance_shift(features: Tensor, gradient: Tensor, rate: float) ->
         (…, d, d) float64, computed in float64 throughout; not finite where γ² AᵀA is not.
     """
     _check(features, gradient)
-    h, step = features.to(torch.float64), rate * gradient.to(torch.float64)
+    h, a = (summable(t).to(torch.float64) for t in (features, gradient))
+    step = rate * a
     cross = step.mT @ h
     return step.mT @ step - (cross + cross.mT)
 
@@ -102,7 +108,8 @@ def feature_learning_residual(
 ) -> float | Tensor:
     """Distance from the Feature Learning Equation: ‖Wᵀ ∂L/∂W − AᵀH‖ / ‖AᵀH‖.
 
-    An identity (paper, Equation 1): what is left is rounding, in the dtype that is given.
+    An identity (paper, Equation 1): what is left is rounding, in the dtype that is given, float32
+    for half precisions. Sizes do not matter: factors are scaled before they are multiplied.
 
     Args:
         features: H (…, N, d), all samples that reach the weight.
@@ -112,12 +119,16 @@ def feature_learning_residual(
         blocks: see batch.py.
 
     Returns:
-        the relative Frobenius distance; zero where both sides are zero.
+        the relative Frobenius distance; zero where both sides are, infinite where AᵀH alone is.
     """
     _check(features, gradient)
-    right = gradient.mT @ features  # AᵀH (…, d, d)
-    difference = weight.mT @ weight_gradient - right
-    distance, size = (total(m.square().sum((-2, -1)), blocks).sqrt() for m in (difference, right))
+    given = [summable(t) for t in (weight, weight_gradient, gradient, features)]
+    working = functools.reduce(torch.promote_types, (t.dtype for t in given), torch.float32)
+    (w, of_w), (dw, of_dw), (a, of_a), (h, of_h) = (unit(t.to(working), blocks) for t in given)
+    left, right = ((x.mT @ y).to(torch.float64) for x, y in ((w, dw), (a, h)))  # (…, d, d)
+    # in units of AᵀH; quotients first, for the products may leave the range
+    difference = left * (of_w / of_a * (of_dw / of_h)) - right
+    distance, size = (frobenius(m, blocks) for m in (difference, right))
     return scalar(torch.where(distance == 0, 0.0, distance / size))  # nan where one side is
 
 
@@ -127,7 +138,7 @@ def gram_shift_cosine(
     """Frobenius cosine of G = WᵀW and −(AᵀH + HᵀA), the Virtual Covariance Shift at a small rate.
 
     From m × m matrices alone: with X = Wᵀ ∂L/∂W = AᵀH, P = WWᵀ and Q = ∂L/∂W Wᵀ, ‖G‖ = ‖P‖,
-    tr(GX) = tr(PQ), tr(X²) = tr(Q²) and ‖X‖² = tr(∂L/∂Wᵀ P ∂L/∂W).
+    tr(GX) = tr(PQ), tr(X²) = tr(Q²) and ‖X‖² = tr(∂L/∂Wᵀ P ∂L/∂W). In float64.
 
     Args:
         weight: W (…, m, d).
@@ -135,16 +146,20 @@ def gram_shift_cosine(
         blocks: see batch.py.
 
     Returns:
-        nan where one of the two is zero.
+        nan where one of the two is zero, or X + Xᵀ so much smaller than X that it is rounding.
     """
-    p = weight @ weight.mT  # (…, m, m)
-    q = weight_gradient @ weight.mT
-    shift = 2 * ((p @ weight_gradient) * weight_gradient).sum((-2, -1))
-    shift = shift + 2 * (q * q.mT).sum((-2, -1))  # ‖X + Xᵀ‖²
+    w, g = (unit(summable(t).to(torch.float64), blocks)[0] for t in (weight, weight_gradient))
+    p = w @ w.mT  # (…, m, m)
+    q = g @ w.mT
+    square = ((p @ g) * g).sum((-2, -1))  # ‖X‖²
+    shift = 2 * (square + (q * q.mT).sum((-2, -1)))  # ‖X + Xᵀ‖²
     product = -2 * (p * q).sum((-2, -1))
     gram = p.square().sum((-2, -1))  # ‖G‖²
-    product, gram, shift = (total(values, blocks) for values in (product, gram, shift))
-    return ratio(product, gram.sqrt() * shift.clamp_min(0).sqrt())
+    product, gram, square, shift = (
+        total(values, blocks) for values in (product, gram, square, shift)
+    )
+    shift = torch.where(shift > LEAST * square, shift, 0.0)
+    return ratio(product, gram.sqrt() * shift.sqrt())
 
 
 def _check(features: Tensor, gradient: Tensor) -> None:

@@ -1,13 +1,24 @@
 """A training loop that is measured ends with the bits of one that is not."""
 
 import math
+import random
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from accelerate.data_loader import prepare_data_loader
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    RandomSampler,
+    Sampler,
+    Subset,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 from core.callback import MeasureEvery
 from core.gram import cosine
@@ -47,6 +58,101 @@ def test_training_is_bit_identical(every: int) -> None:
     assert watched.training
     for name, value in plain.state_dict().items():
         assert torch.equal(value, watched.state_dict()[name]), name
+
+
+class Shuffled(Sampler):
+    """Draws its order from a generator of another library, and counts its epochs."""
+
+    def __init__(self, n: int, kind: str) -> None:
+        self.n, self.kind, self.epoch = n, kind, 0
+        self.generator = np.random.default_rng(0) if kind == "NumPy" else random.Random(0)
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __iter__(self):
+        self.epoch += 1
+        order = list(range(self.n))
+        if self.kind == "epoch":  # as accelerate's samplers
+            random.Random(self.epoch).shuffle(order)
+        else:
+            self.generator.shuffle(order)
+        return iter(order)
+
+
+class Noisy(TensorDataset):
+    def __init__(self, *tensors: Tensor) -> None:
+        super().__init__(*tensors)
+        self.g = torch.Generator().manual_seed(3)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        x, y = super().__getitem__(index)
+        return x + torch.randn(x.shape, generator=self.g), y
+
+
+class Wrapping:
+    def __init__(self, loader: DataLoader) -> None:
+        self.loader = loader
+
+    def __iter__(self):
+        return iter(self.loader)
+
+
+def own() -> torch.Generator:
+    return torch.Generator().manual_seed(5)
+
+
+LOADERS = {
+    "its own generator": lambda d: DataLoader(d, 16, shuffle=True, generator=own()),
+    "its sampler's": lambda d: DataLoader(d, 16, sampler=RandomSampler(d, generator=own())),
+    "with replacement": lambda d: DataLoader(
+        d, 16, sampler=RandomSampler(d, True, 90, generator=own())
+    ),
+    "weighted": lambda d: DataLoader(
+        d, 16, sampler=WeightedRandomSampler(torch.ones(120), 100, generator=own())
+    ),
+    "a batch sampler's": lambda d: DataLoader(
+        d, batch_sampler=BatchSampler(RandomSampler(d, generator=own()), 16, True)
+    ),
+    "a subset's": lambda d: DataLoader(Subset(Noisy(*d.tensors), range(100)), 16),
+    "a data set's": lambda d: DataLoader(Noisy(*d.tensors), 16, shuffle=True, generator=own()),
+    "NumPy's": lambda d: DataLoader(d, 16, sampler=Shuffled(120, "NumPy")),
+    "Python's": lambda d: DataLoader(d, 16, sampler=Shuffled(120, "Python")),
+    "an epoch": lambda d: DataLoader(d, 16, sampler=Shuffled(120, "epoch")),
+    "accelerate's": lambda d: prepare_data_loader(
+        DataLoader(d, 16, shuffle=True), use_seedable_sampler=True
+    ),
+    "inside of another": lambda d: Wrapping(DataLoader(d, 16, shuffle=True, generator=own())),
+}
+
+
+@pytest.mark.parametrize("loader", LOADERS.values(), ids=LOADERS)
+def test_a_loader_that_training_shares_draws_the_same_batches(loader) -> None:
+    def drawn(watched: bool) -> list[Tensor]:
+        torch.manual_seed(0)
+        batches = loader(samples())
+        watch = MeasureEvery(1, nn.Sequential(nn.Flatten(), nn.Linear(36, 3)), batches)
+        seen = []
+        for epoch in range(3):
+            if watched:
+                watch(epoch)
+            for i, (x, _) in enumerate(batches):
+                seen.append(x)
+                if watched and i == 2 and epoch == 1:  # in the middle of an epoch
+                    watch(3)
+        return seen
+
+    plain, watched = drawn(False), drawn(True)
+    assert len({x.sum() for x in plain}) > 8  # another order in every epoch
+    assert all(map(torch.equal, plain, watched))
+
+
+def test_what_raises_puts_a_loader_back_too() -> None:
+    g = own()
+    loader, before = DataLoader(samples(), 16, shuffle=True, generator=g), g.get_state()
+    with pytest.raises(ValueError, match="and classes"):
+        measure(nn.Linear(6, 3), loader)
+    assert torch.equal(g.get_state(), before)
 
 
 def test_a_table_is_that_of_the_model_as_it_then_is() -> None:

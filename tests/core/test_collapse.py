@@ -12,6 +12,8 @@ from core.collapse import class_means, collapse, nearest_mean_disagreement
 from core.linearity import report
 from core.moments import FeatureMoments
 
+pytestmark = pytest.mark.filterwarnings("ignore::core.linearity.LostDigits")
+
 CASES = {  # samples of each class, features
     "balanced": ([30, 30, 30, 30], 12),
     "unbalanced": ([5, 40, 17], 6),

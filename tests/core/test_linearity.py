@@ -62,6 +62,7 @@ def test_equals_least_squares_on_the_same_rounded_values(dtype):
         assert target_linearity(h, y) == pytest.approx(least_squares(h, y), abs=1e-9)
 
 
+@pytest.mark.filterwarnings("ignore::core.linearity.LostDigits")
 def test_is_between_0_and_1_for_targets_that_are_hardly_or_wholly_linear():
     for seed in range(20):
         rng = np.random.default_rng(seed)

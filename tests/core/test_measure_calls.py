@@ -226,3 +226,71 @@ def test_time_first_is_not_taken_for_samples() -> None:
     assert any(
         note.startswith("no Target Linearity of inputs, features (5, 60)") for note in table.notes
     )
+
+
+class Returning(nn.Linear):
+    """A linear layer that makes something of its product."""
+
+    def __init__(self, make) -> None:
+        super().__init__(6, 4)
+        self.make = make
+        self.a, self.b = (nn.Parameter(draw(*shape)) for shape in ((6, 2), (2, 4)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.make(self, x, super().forward(x))
+
+
+def in_inference_mode(layer: Returning, x: Tensor, z: Tensor) -> Tensor:
+    with torch.inference_mode():
+        z = functional.linear(x.clone(), layer.weight)
+        z += 1
+    return z
+
+
+OTHERS = {
+    "low rank beside it": lambda layer, x, z: z + x @ layer.a @ layer.b,
+    "in place": lambda _, x, z: z.add_(1),
+    "a view in place": lambda _, x, z: z[:, :2].mul_(2) is None or z,
+    "scaled": lambda _, x, z: 2 * z,
+    "an activation": lambda _, x, z: z.relu(),
+    "another layer": lambda layer, x, z: functional.softmax(z, 1),
+    "columns exchanged": lambda _, x, z: z.flip(1),
+    "in inference mode": in_inference_mode,
+}
+THE_SAME = {
+    "the product": lambda _, x, z: z,
+    "a view": lambda _, x, z: z.view(-1, 2, 2).flatten(1),
+    "a copy": lambda _, x, z: z.clone(),
+    "times one": lambda _, x, z: 1.0 * z,
+    "dropout of evaluation": lambda _, x, z: functional.dropout(z, 0.5, False),
+}
+
+
+@pytest.mark.parametrize("make", [*OTHERS.values(), *THE_SAME.values()], ids=[*OTHERS, *THE_SAME])
+def test_a_layer_that_returns_more_than_its_product_is_noted(make) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 6), Returning(make), nn.Linear(4, CLASSES)).double()
+    table = measure(model, [(X, Y)])
+    notes = [names for note, names in table.notes.items() if "returns another" in note]
+    assert notes == ([["1"]] if make in OTHERS.values() else [])
+
+
+def test_a_layer_inside_of_another_is_compared_with_its_own_product() -> None:
+    class Outer(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(6, 4)
+            self.inner = nn.Linear(6, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(self.inner(x).tanh())
+
+    class After(Outer):
+        def forward(self, x: Tensor) -> Tensor:
+            z = functional.linear(x, self.weight)
+            return z + self.inner(x)[:, :4]
+
+    for outer, noted in ((Outer(), []), (After(), ["0"])):
+        model = nn.Sequential(outer, nn.Linear(4, CLASSES)).double()
+        table = measure(model, [(X, Y)])
+        names = [n for note, ns in table.notes.items() for n in ns if "returns another" in note]
+        assert names == noted

@@ -306,3 +306,27 @@ def test_a_bad_moment_does_not_end_training() -> None:
             model[0].weight.data.fill_(math.inf)
     assert list(watch.tables) == [0, 1, 2]
     assert math.isnan(watch.tables[2][1].tl_in)
+
+
+@pytest.mark.parametrize("offset", [1e14, 5e15])
+def test_lost_digits_are_warned_of_and_stand_in_the_notes(offset: float) -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, CLASSES)).double()
+    table, messages = quiet(model, [(X + offset, Y)])
+    assert any("vary by a few roundings" in message for message in messages)
+    assert any("vary by a few roundings" in note for note in table.notes)
+
+
+def test_short_directions_are_warned_of_and_stand_in_the_notes() -> None:
+    short = X * torch.logspace(0, -6, 6, dtype=torch.float64) @ X[:6].mT
+    targets = torch.linalg.lstsq(X, torch.nn.functional.one_hot(Y).double()).solution
+    table, messages = quiet(nn.Linear(6, CLASSES).double(), [(short, X @ targets)])
+    assert any("hardly vary" in message for message in messages)
+    assert [names for note, names in table.notes.items() if "hardly vary" in note] == [[""]]
+    assert not quiet(mlp(), BATCHES)[1]
+
+
+def test_collapse_that_is_rounding_is_warned_of() -> None:
+    points = torch.eye(CLASSES, 6, dtype=torch.float64)[Y] + 1e-8 * X
+    table, messages = quiet(nn.Linear(6, CLASSES).double(), [(points, Y)])
+    assert any(message.startswith("NC1") for message in messages)
+    assert any(note.startswith("NC1") for note in table.notes)

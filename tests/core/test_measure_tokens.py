@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import transformers
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import (
@@ -17,9 +18,11 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from cases import draw
 from core.layer_table import LayerTable
 from core.linearity import target_linearity
 from core.measure import measure
+from core.reading import prediction
 from lab.text import toy_language
 
 VOCABULARY = 12
@@ -225,4 +228,179 @@ def test_the_default_loss_is_the_models_own() -> None:
     x = w.mT @ dw
     shift = -(x + x.mT)
     expected = functional.cosine_similarity((w.mT @ w).flatten(), shift.flatten(), dim=0)
-    assert head.cosine_vc == pytest.approx(float(expected), rel=1e-9)
+    # transformers takes its loss in float32
+    assert head.cosine_vc == pytest.approx(float(expected), rel=1e-7)
+
+
+class Tagger(nn.Module):
+    """A tagger with a loss of its own."""
+
+    def __init__(self, loss) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.out, self.loss = nn.Embedding(20, 8), nn.Linear(8, 4), loss
+        self.double()
+
+    def forward(self, input_ids: Tensor, labels: Tensor | None = None) -> dict[str, object]:
+        z = self.out(self.embed(input_ids))
+        return {"logits": z, "loss": None if labels is None else self.loss(z, labels)}
+
+
+def entropy(z: Tensor, y: Tensor, **options: object) -> Tensor:
+    return functional.cross_entropy(z.flatten(0, 1), y.flatten(), **options)
+
+
+def log_likelihood(z: Tensor, y: Tensor) -> Tensor:
+    return -z.log_softmax(-1).gather(-1, y[..., None]).mean()
+
+
+WEIGHTS = {k: torch.eye(4, dtype=torch.float64)[list(k)].sum(0) for k in ((1, 2, 3), (3,), (0,))}
+STAY = {
+    "class 0 is ignored": lambda z, y: entropy(z, y, ignore_index=0),
+    "class 0 has no weight": lambda z, y: entropy(z, y, weight=WEIGHTS[1, 2, 3]),
+    "class 3 alone counts": lambda z, y: entropy(z, y, weight=WEIGHTS[3,], reduction="sum"),
+    "class 0 alone counts": lambda z, y: entropy(z, y, weight=WEIGHTS[0,], reduction="sum"),
+    "likelihood by gather": log_likelihood,
+    "the first token is left out": lambda z, y: entropy(z[:, 1:], y[:, 1:]),
+    "the last is left out": lambda z, y: entropy(z[:, :-1], y[:, :-1]),
+    "a sum over samples of means": lambda z, y: sum(map(log_likelihood, z[:, None], y[:, None])),
+    "squared error of one-hot rows": lambda z, y: (z - functional.one_hot(y, 4)).square().mean(),
+    "no loss": lambda z, y: None,
+    "a loss a token": lambda z, y: entropy(z, y, reduction="none"),
+}
+RAISES = {
+    "nan": lambda z, y: entropy(z, y) * math.nan,
+    "infinity": lambda z, y: entropy(z, y) / 0,
+    "another at every call": lambda z, y: entropy(z, y) + torch.rand(()),
+    "an error": lambda z, y: entropy(z, y[:, :3]),
+    "an error of two lines": lambda z, y: functional.cross_entropy("two\nlines", y),
+}
+MOVE = {
+    "plain": lambda z, y: entropy(z[:, :-1], y[:, 1:]),
+    "by gather": lambda z, y: log_likelihood(z[:, :-1], y[:, 1:]),
+    "class 0 is ignored": lambda z, y: entropy(z[:, :-1], y[:, 1:], ignore_index=0),
+    "class 0 has no weight": lambda z, y: entropy(z[:, :-1], y[:, 1:], weight=WEIGHTS[1, 2, 3]),
+    "padded": lambda z, y: entropy(z, functional.pad(y, (0, 1), value=-100)[:, 1:]),
+}
+
+
+def tagged(loss, labels: Tensor) -> tuple[LayerTable, float, float]:
+    """The table, and Target Linearity by the token's own label and by the next one's."""
+    model, ids = Tagger(loss), tokens(40, 7)
+    kept = labels != -100
+    h = model.embed(ids).detach()
+    table = measure(model, [{"input_ids": ids, "labels": labels}], names="out")
+    own = target_linearity(h[kept], labels[kept])
+    after = kept[:, 1:]
+    return table, own, target_linearity(h[:, :-1][after], labels[:, 1:][after])
+
+
+@pytest.mark.parametrize("first", ["a label", "ignored"])
+@pytest.mark.parametrize("loss", STAY.values(), ids=STAY)
+def test_a_tagger_of_any_loss_keeps_its_labels(loss, first: str) -> None:
+    labels = tokens(40, 7, seed=1) % 4
+    if first == "ignored":
+        labels[:, 0] = -100
+    table, own, _ = tagged(loss, labels)
+    assert table[0].tl_in == pytest.approx(own, rel=1e-9)
+    assert table[0].n == int((labels != -100).sum())
+
+
+@pytest.mark.parametrize("loss", RAISES.values(), ids=RAISES)
+def test_a_loss_that_cannot_be_asked_is_noted(loss) -> None:
+    table, own, _ = tagged(loss, tokens(40, 7, seed=1) % 4)
+    assert table[0].tl_in == pytest.approx(own, rel=1e-9)
+    (note,) = (note for note in table.notes if note.startswith("labels are taken as they are"))
+    assert "\n" not in note
+
+
+@pytest.mark.parametrize("loss", MOVE.values(), ids=MOVE)
+def test_a_model_that_predicts_the_next_label_is_seen_by_any_loss(loss) -> None:
+    table, _, following = tagged(loss, tokens(40, 7, seed=1) % 4)
+    assert table[0].tl_in == pytest.approx(following, rel=1e-9)
+    assert table[0].n == 40 * 6
+
+
+@pytest.mark.parametrize("classes", [1, 2])
+def test_few_classes_in_the_batch_are_enough(classes: int) -> None:
+    labels = tokens(40, 7, seed=1) % classes + 2
+    for loss, n in ((MOVE["plain"], 240), (STAY["likelihood by gather"], 280)):
+        model, ids = Tagger(loss), tokens(40, 7)
+        other = {"input_ids": ids, "labels": ids % 4}
+        assert measure(model, [{"input_ids": ids, "labels": labels}, other])[0].n == n + n
+
+
+def test_a_batch_without_labels_decides_nothing() -> None:
+    ids = tokens(40, 7)
+    empty = {"input_ids": ids, "labels": torch.full_like(ids, -100)}
+    batches = [empty, {"input_ids": ids, "labels": ids % 4}]
+    for loss, n in ((MOVE["plain"], 240), (lambda z, y: entropy(z, y), 280)):
+        table = measure(Tagger(loss), batches)
+        assert table[0].n == n
+        assert not any("labels are taken" in note for note in table.notes)
+
+
+SEQ2SEQ = {"d_model": 16, "vocab_size": 60, "decoder_start_token_id": 1, "pad_token_id": 0}
+SEQ2SEQ |= {"bos_token_id": 1, "eos_token_id": 2}
+LAYERS = {f"{s}_layers": 1 for s in ("encoder", "decoder")}
+LAYERS |= {f"{s}_attention_heads": 2 for s in ("encoder", "decoder")}
+LAYERS |= {f"{s}_ffn_dim": 24 for s in ("encoder", "decoder")}
+IDS = {"input_ids": torch.randint(3, 50, (40, 7), generator=torch.Generator().manual_seed(3))}
+IMAGE = {"flattened_patches": draw(40, 5, 2 + 12).abs().floor()}
+
+
+def pix2struct() -> nn.Module:
+    text = {"vocab_size": 60, "hidden_size": 16, "d_kv": 8, "d_ff": 24, "num_layers": 1}
+    text |= {"num_heads": 2, "decoder_start_token_id": 1, "pad_token_id": 0}
+    vision = {"hidden_size": 16, "patch_embed_hidden_size": 12, "d_ff": 24, "d_kv": 8}
+    vision |= {"num_hidden_layers": 1, "num_attention_heads": 2, "seq_len": 16}
+    config = transformers.Pix2StructConfig(text_config=text, vision_config=vision)
+    return transformers.Pix2StructForConditionalGeneration(config)
+
+
+def seq2seq(name: str, **options: object) -> nn.Module:
+    config = getattr(transformers, f"{name}Config")(**SEQ2SEQ, **LAYERS, **options)
+    return getattr(transformers, f"{name}ForConditionalGeneration")(config)
+
+
+SOURCES = {"max_source_positions": 40, "max_target_positions": 20}
+DECODERS = {
+    "Whisper": (
+        lambda: seq2seq("Whisper", num_mel_bins=8, **SOURCES),
+        {"input_features": draw(40, 8, 80)},
+    ),
+    "Speech2Text": (
+        lambda: seq2seq("Speech2Text", input_feat_per_channel=40, **SOURCES),
+        {"input_features": draw(40, 8, 40)},
+    ),
+    "M2M100": (lambda: seq2seq("M2M100"), IDS),
+    "Blenderbot": (lambda: seq2seq("Blenderbot"), IDS),
+    "BlenderbotSmall": (lambda: seq2seq("BlenderbotSmall"), IDS),
+    "MBart": (lambda: seq2seq("MBart"), IDS),
+    "Bart": (lambda: seq2seq("Bart"), IDS),
+    "Pegasus": (lambda: seq2seq("Pegasus"), IDS),
+    "Pix2Struct": (pix2struct, IMAGE),
+}
+
+
+@pytest.mark.parametrize(("build", "inputs"), DECODERS.values(), ids=DECODERS)
+def test_a_decoder_whose_inputs_are_made_in_the_forward(build, inputs) -> None:
+    torch.manual_seed(0)
+    model = build().double().eval()
+    labels = torch.randint(3, 50, (40, 6), generator=torch.Generator().manual_seed(4))
+    labels[::2, 4:] = -100
+    kept = labels != -100
+    name, head = next(
+        (n, m) for n, m in model.named_modules() if n.endswith(("lm_head", "proj_out"))
+    )
+    h = head_inputs(model, head, **inputs, labels=labels)
+    table = measure(model, [{**inputs, "labels": labels}], gradients_of_outputs=False)
+    measured = row(table, name)
+    assert measured.n == int(kept.sum())
+    assert measured.tl_in == pytest.approx(target_linearity(h[kept], labels[kept]), rel=1e-9)
+
+
+def test_a_loss_before_the_prediction_is_passed_over() -> None:
+    logits = draw(3, 4)
+    assert prediction((logits.sum(), logits, draw(2, 2)), None) is logits
+    assert prediction((logits, logits.sum()), None) is logits

@@ -8,7 +8,15 @@ import pytest
 import torch
 
 from cases import gather
-from core.linearity import report
+from core.collapse import class_means, collapse
+from core.linearity import (
+    moments_surrogate,
+    read_out,
+    report,
+    response_cka,
+    response_norm,
+    ridge_linearity,
+)
 from core.moments import FeatureMoments
 from sums import DIAGONAL, EVERY_KIND, ONE_AND_BATCH, assert_same, part, sample
 
@@ -96,6 +104,92 @@ def test_sizes_whose_squares_float64_does_not_hold_are_refused(size):
         with pytest.raises(ValueError, match=f"{what} of size .* multiply all of them"):
             FeatureMoments().update(*batch)
     assert FeatureMoments().update(0 * features, y).n == 60
+
+
+@pytest.mark.parametrize("index", [2**20, 10**9, 2**62])
+def test_a_class_index_that_no_sums_have_room_for_is_refused(index):
+    features, y = sample("classes")
+    actual = gather(features, y)
+    for moments in (FeatureMoments(), actual):
+        with pytest.raises(ValueError, match=f"class index {index}: .*torch.unique"):
+            moments.update(features, torch.where(y == 3, index, y))
+    assert_same(actual, gather(features, y), tolerance=0)
+
+
+def test_targets_without_columns_are_refused():
+    features, _ = sample()
+    for targets in (torch.zeros(60, 0), torch.zeros(60, 0, dtype=torch.long)):
+        with pytest.raises(ValueError, match="no columns"):
+            FeatureMoments().update(features, targets)
+
+
+EMPTY = {
+    "d": lambda m: m.d,
+    "c": lambda m: m.c,
+    "counts": lambda m: m.counts,
+    "target_norm": lambda m: m.target_norm,
+    "feature_mean": lambda m: m.feature_mean,
+    "an entry": lambda m: m[0],
+    "columns": lambda m: m.columns(slice(1)),
+    "stack": lambda m: FeatureMoments.stack([m, m]),
+    "report": report,
+    "ridge": lambda m: ridge_linearity(m, 1.0),
+    "read_out": read_out,
+    "surrogate": lambda m: moments_surrogate(m, torch.ones(2, 3)),
+    "response norm": lambda m: response_norm(m, torch.ones(2, 3)),
+    "CKA": lambda m: response_cka(m, torch.ones(2, 3)),
+    "class means": class_means,
+    "collapse": collapse,
+}
+
+
+@pytest.mark.parametrize("measure", EMPTY.values(), ids=EMPTY)
+def test_without_samples_there_is_nothing_to_measure(measure):
+    for moments in (FeatureMoments(), copy.copy(FeatureMoments())):
+        with pytest.raises(ValueError, match="no samples: update the moments first"):
+            measure(moments)
+
+
+def test_any_other_name_is_not_known():
+    assert not hasattr(FeatureMoments(), "sums")
+    with pytest.raises(AttributeError, match="sums"):
+        _ = gather(*sample()).sums
+
+
+@DIAGONAL
+@pytest.mark.parametrize("kind", ["classes", "matrix", "replicas, classes each"])
+def test_moments_made_in_inference_mode_go_on_outside_and_the_other_way_round(kind, diagonal):
+    features, y = sample(kind)
+    parts = [part(features, y, rows) for rows in (slice(20), slice(20, 60))]
+    with torch.inference_mode():
+        first, second = (gather(*(t.clone() for t in p), diagonal_targets=diagonal) for p in parts)
+        merged = FeatureMoments(diagonal).merge(first).merge(second)
+        copies = [copy.copy(merged), copy.deepcopy(merged), FeatureMoments(diagonal).merge(merged)]
+        copies.append(FeatureMoments.from_state_dict(merged.state_dict()))
+    whole = gather(features, y, diagonal_targets=diagonal)
+    twice = gather(features, y, diagonal_targets=diagonal).update(features, y)
+    for moments in (merged, *copies):
+        assert_same(moments, whole)
+        moments.update(features, y)
+        assert_same(moments, twice)
+    with torch.inference_mode():
+        outside = gather(features, y, diagonal_targets=diagonal).merge(first)
+        assert_same(outside.update(features, y).merge(second), twice.merge(whole))
+        if kind == "classes":
+            arranged = gather(features, y, diagonal_targets=diagonal).arrange(torch.arange(4), 6)
+    if kind == "classes":
+        assert arranged.update(features, y + 2).n == 120
+
+
+def test_a_state_of_means_alone_is_read():
+    """As they were saved before there were origins."""
+    actual = gather(*sample())
+    state = actual.state_dict()
+    for of in ("feature", "target"):
+        state[f"{of}_mean"] = state.pop(f"{of}_origin") + state.pop(f"{of}_offset")
+    restored = FeatureMoments.from_state_dict(state)
+    assert_same(restored, actual)
+    assert_same(restored.update(*sample(seed=1)), actual.update(*sample(seed=1)))
 
 
 @DIAGONAL

@@ -56,6 +56,7 @@ def test_rank_is_the_planted_one():
     assert all(result.condition == 1 for result in results.values() if not result.rank)
 
 
+@pytest.mark.filterwarnings("ignore::core.linearity.LostDigits")
 @pytest.mark.parametrize(("factor", "rank", "value"), [(100, 2, 0.5), (0.01, 1, 0)])
 def test_eigenvalues_are_cut_at_the_cutoff(factor, rank, value):
     a, b, c = signs(3).T
