@@ -142,6 +142,7 @@ def prepare(config: Config) -> list[Texts]:
     else:
         encoders.fingerprint(config.model, config.model_revision)
         tokenizer = config.load_tokenizer()
+        encoders.check_takes(config.model, config.model_revision, tokenizer, config.max_length)
         for texts in every:
             encoders.encode(texts.task, texts.train.select([0]), tokenizer, config.max_length)
     return every
