@@ -47,22 +47,41 @@ class Run:
         """All that it reads: name -> fingerprint."""
         return {self.source.name: self.source.fingerprint, **self.further}
 
-    @property
+    @cached_property
     def path(self) -> Path:
+        """Of the result; one that was made when digests were shorter keeps its name."""
         folder = self.config.results / self.config.scale / self.experiment
-        if Path(self.name).name != self.name or self.name.startswith("."):
-            raise ConfigError(f"{self.name} cannot be the name of a file: choose another")
-        return folder / f"{self.name}-{results.digest(self.settings, self.config.earlier)}.npz"
+        name, earlier = self.name, self.config.earlier
+        if Path(name).name != name or name.startswith(".") or not name.isprintable():
+            raise ConfigError(f"{name!a} cannot be the name of a file: choose another")
+        lengths = results.DIGITS_BEFORE, results.DIGITS
+        digests = (results.digest(self.settings, earlier, length) for length in lengths)
+        before, path = (folder / f"{name}-{digest}.npz" for digest in digests)
+        return before if files.exists(before) and not self._unlike(before) else path
+
+    def _unlike(self, path: Path) -> list[str]:
+        """The settings in which the result that is there differs; none where it is damaged."""
+        try:
+            found = results.plain(self.config.earlier) | results.read(path).config
+        except ResultError:
+            return []
+        wanted = results.plain(self.settings)
+        names = found.keys() | wanted.keys()
+        return sorted(key for key in names if found.get(key) != wanted.get(key))
 
     def missing(self) -> bool:
         """Whether it has to be made; says so where not, and whether the program has changed since.
 
         Raises:
-            ResultError: the result that is there was made from other data.
+            ResultError: the result that is there has another configuration, or was made from other
+                data.
         """
         if self.config.overwrite or not files.exists(self.path):
             return True
         found = results.read(self.path)
+        if unlike := self._unlike(self.path):
+            reason = f"was made with another {' and '.join(unlike)}"
+            raise ResultError(f"{self.path} {reason}: move it away, or give --overwrite")
         if found.meta["data"]["fingerprint"] != self.source.fingerprint:
             name = self.source.name
             remedy = "rename yours, or give --overwrite"
@@ -217,19 +236,31 @@ def _deal(
         return
     config = waiting[0][0].config
     data = {name: digest for run, _ in waiting for name, digest in run.inputs.items()}
+    replicas = [run.replicas[i] for run, i in waiting]
     dealt = deal(
         provenance.Faithful(function, data),
-        [run.replicas[i] for run, i in waiting],
+        replicas,
         device=config.resolved_device,
         jobs=jobs or config.jobs,
     )
     start = time.perf_counter()
     for position, outcome in dealt:
         now = time.perf_counter()
+        _check_measured(waiting[position][0].name, replicas[position], outcome)
         arrays = outcome.arrays if isinstance(outcome, Diverged) else outcome
         arrays[SECONDS] = np.array(now - start)
         start = now
         yield *waiting[position], outcome
+
+
+def _check_measured(name: str, replica: Replica, outcome: Outcome) -> None:
+    """Raise ResultError where a replica that did not diverge gives nothing but nan."""
+    if isinstance(outcome, Diverged):
+        return
+    for key, values in outcome.items():
+        if values.dtype.kind == "f" and values.size and np.isnan(values).all():
+            what = f"{name}, {describe(replica)}: {key} is nan throughout"
+            raise ResultError(f"{what}, so nothing is saved: take more or other samples")
 
 
 def _whole(
