@@ -35,7 +35,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
-from lab import checkpoints, cli, cpu, files, provenance, runs
+from lab import checkpoints, cli, files, provenance, runs
 from lab.errors import ConfigError, Diverged
 from lab.replicas import Replica, deal
 from lab.results import Arrays
@@ -91,12 +91,6 @@ class Config(cli.Common):
         """Arguments of transformers' Trainer, in pre-training and fine-tuning."""
         decay, clip = self.weight_decay, self.clip
         return {"warmup_steps": self.warmup, "weight_decay": decay, "max_grad_norm": clip}
-
-    @property
-    def jobs_and_threads(self) -> tuple[int, int]:
-        """See `fine_tuning.jobs_and_threads`; the toy BERT is too small for a second thread."""
-        jobs, threads = fine_tuning.jobs_and_threads(self.jobs, len(self.seeds))
-        return jobs, 1 if self.model == toy_bert.NAME else threads
 
     @property
     def encoder(self) -> str:
@@ -260,8 +254,7 @@ def run(config: Config, task: str, replicas: Sequence[Replica]) -> Arrays:
     """Fine-tune with the seed of each replica, one after the other; name -> (R, epoch)."""
     encoders.quiet()
     texts = config.load_texts(task)
-    with cpu.threads(config.jobs_and_threads[1]):
-        return runs.stack([fine_tune(config, texts, replica.seed) for replica in replicas])
+    return runs.stack([fine_tune(config, texts, replica.seed) for replica in replicas])
 
 
 def main() -> None:
@@ -271,7 +264,7 @@ def main() -> None:
     if config.model == toy_bert.NAME:
         folder, device = Path(config.encoder), config.resolved_device
         toy_bert.ensure(config.toy, folder, device, config.optimization, config.overwrite)
-    jobs, _ = config.jobs_and_threads
+    jobs = 1 if is_distributed() else None  # torchrun's processes train the same seed
     for task, texts in zip(config.tasks, every, strict=True):
         function, result = functools.partial(run, config, task), plan(config, texts)
         if is_first_process():
