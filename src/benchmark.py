@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 
 from lab import cli, files
@@ -38,6 +39,9 @@ from report.speed import (
     training,
     whitening,
 )
+
+# numbers of rows of which Target Linearity is measured
+MEASURED = "measure_samples", "bert_examples", "published_measured", "growth_samples", "growth_rows"
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,9 @@ class Config:
         cli.check(self, choices=choices)
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ConfigError("device cuda: PyTorch finds no GPU here; take --device cpu")
+        for name in MEASURED:
+            if np.min(getattr(self, name)) < 2:
+                raise ConfigError(f"{name} must be 2 or more: one row has no variance to explain")
         if self.bert_examples > toy_bert.MOST_TEXTS:
             raise ConfigError(f"bert_examples must be at most {toy_bert.MOST_TEXTS:,}")
         if not self.chosen:
