@@ -203,8 +203,11 @@ def _kept(run: Run) -> dict[int, Outcome]:
     found: dict[int, Outcome] = {}
     for i, replica in enumerate(run.replicas):
         outcome = run.partial.get(replica)
-        is_usable = isinstance(outcome, Diverged) or run.has_checkpoints(run, replica)
-        if outcome is not None and is_usable:
+        if outcome is None:
+            continue
+        diverged = isinstance(outcome, Diverged)
+        seconds = (outcome.arrays if diverged else outcome).get(SECONDS, np.zeros(1))
+        if seconds.shape == () and (diverged or run.has_checkpoints(run, replica)):
             found[i] = outcome
     shapes = {i: _shapes(arrays) for i, arrays in found.items() if not isinstance(arrays, Diverged)}
     unlike = {i for i in shapes if shapes[i] != shapes[min(shapes)]}
@@ -277,13 +280,15 @@ def _whole(
         if all(isinstance(outcome, Diverged) for outcome in outcomes):
             run.partial.clean()
         else:
-            yield run, _join(outcomes)
+            yield run, _join(run.name, outcomes)
 
 
-def _join(outcomes: Sequence[Outcome]) -> Arrays:
+def _join(name: str, outcomes: Sequence[Outcome]) -> Arrays:
     """Arrays of every replica, name -> (R, …); one that diverged is nan from its epoch on."""
-    like = next(outcome for outcome in outcomes if not isinstance(outcome, Diverged))
-    rows = []
+    whole = [outcome for outcome in outcomes if not isinstance(outcome, Diverged)]
+    like, rows = whole[0], []
+    if any(_shapes(outcome) != _shapes(like) for outcome in whole):
+        raise ResultError(f"what is kept of {name} is of other shapes: remove its .partial folder")
     for outcome in outcomes:
         if isinstance(outcome, Diverged):
             rows.append({**_fill(outcome.arrays, like), DIVERGED: np.array(outcome.epoch)})

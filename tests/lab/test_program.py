@@ -195,6 +195,31 @@ def test_a_signal_ends_it_at_once_with_one_line_and_no_child(body, number, tmp_p
     assert {path.name for path in tmp_path.iterdir()} == {"program.py", "ready"}
 
 
+@pytest.mark.parametrize(
+    ("raised", "line"),
+    [
+        (
+            "ImportError('libtorch.so: failed to map segment from shared object')",
+            "libtorch.so: fail",
+        ),
+        ("MemoryError", "MemoryError"),
+        ("RuntimeError('can\\'t start new thread')", "can't start new thread"),
+    ],
+)
+def test_memory_that_does_not_take_what_is_imported_is_one_line(raised, line, tmp_path):
+    with started(tmp_path, f"raise {raised}") as process:
+        out, err = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"error: not enough memory ({line}")
+
+
+def test_a_defect_while_it_imports_is_a_traceback(tmp_path):
+    with started(tmp_path, "raise ImportError('no such name')") as process:
+        _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1
+    assert err.startswith("Traceback")
+
+
 def test_a_signal_that_was_ignored_stays_ignored(tmp_path):
     body = "def main():\n    Path('ready').touch()\n    time.sleep(0.5)\n    print('done')"
     with started(tmp_path, "import signal\n" + body) as process:

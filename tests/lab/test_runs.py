@@ -1,6 +1,6 @@
 """Runs: what is missing is trained together, and a run that was cut off goes on where it was."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from itertools import count
 
@@ -106,6 +106,33 @@ class TestResume:
         (path,) = files(tmp_path)
         path.write_bytes(path.read_bytes()[:50])
         assert train(plan(tmp_path)) == ALL
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"arrays": {}},
+            {"arrays": {"weight": np.zeros(3)}},
+            {"arrays": {"weight": np.zeros(3), runs.SECONDS: np.zeros(2)}},
+            {"diverged": "soon", "message": "x"},
+            {"diverged": 1},
+            {"diverged": 1, "message": "\x1b[2J"},
+            {"diverged": True, "message": "x"},
+        ],
+        ids=str,
+    )
+    def test_a_forged_replica_is_trained_again(self, change, tmp_path):
+        first = plan(tmp_path)[0]
+        meta = {"replica": results.plain(asdict(first.replicas[0])), **change}
+        arrays = meta.pop("arrays", {runs.SECONDS: np.array(0.0)})
+        results.write_npz(first.partial._path(first.replicas[0]), arrays, meta)
+        assert train(plan(tmp_path)) == ALL
+        assert_whole(plan(tmp_path))
+
+    def test_a_forged_replica_of_other_shapes_is_one_line(self, tmp_path):
+        first = plan(tmp_path)[0]
+        first.partial.put(first.replicas[0], {"more": np.zeros(4), runs.SECONDS: np.array(0.0)})
+        with pytest.raises(ResultError, match=r"mine-lr0\.1 is of other shapes: remove its"):
+            train(plan(tmp_path))
 
     def test_overwrite_sees_no_replica_of_before(self, tmp_path):
         interrupt(plan(tmp_path), after=3)
