@@ -21,7 +21,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 
 from lab import cli, files
@@ -81,7 +80,8 @@ class Config:
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ConfigError("device cuda: PyTorch finds no GPU here; take --device cpu")
         for name in MEASURED:
-            if np.min(getattr(self, name)) < 2:
+            rows = getattr(self, name)
+            if min(rows if isinstance(rows, tuple) else (rows,)) < 2:
                 raise ConfigError(f"{name} must be 2 or more: one row has no variance to explain")
         if self.bert_examples > toy_bert.MOST_TEXTS:
             raise ConfigError(f"bert_examples must be at most {toy_bert.MOST_TEXTS:,}")
