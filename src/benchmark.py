@@ -39,6 +39,9 @@ from report.speed import (
     whitening,
 )
 
+# numbers of rows of which Target Linearity is measured
+MEASURED = "measure_samples", "bert_examples", "published_measured", "growth_samples", "growth_rows"
+
 
 @dataclass(frozen=True)
 class Config:
@@ -76,6 +79,10 @@ class Config:
         cli.check(self, choices=choices)
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ConfigError("device cuda: PyTorch finds no GPU here; take --device cpu")
+        for name in MEASURED:
+            rows = getattr(self, name)
+            if min(rows if isinstance(rows, tuple) else (rows,)) < 2:
+                raise ConfigError(f"{name} must be 2 or more: one row has no variance to explain")
         if self.bert_examples > toy_bert.MOST_TEXTS:
             raise ConfigError(f"bert_examples must be at most {toy_bert.MOST_TEXTS:,}")
         if not self.chosen:

@@ -7,7 +7,8 @@ A program is killed at a random moment (SIGKILL), told to end (SIGINT, SIGTERM, 
 worker, dies at a random write to the disk, or finds the disk full; then the same command goes on in
 the same folder. The last line says how many were killed while they ran, and of those: results that
 were saved and are gone, results or checkpoints with other bits than those of a run that was not
-killed, programs that did not end within LIMIT seconds, those that left a process behind, and those
+killed, programs that did not end within LIMIT seconds (or, where the machine is busy, a fifth of
+what the whole run took), those that left a process behind, and those
 that showed a traceback or more than one line.
 """
 
@@ -197,6 +198,7 @@ def strike(subject: Subject, folder: Path, way: str, rng: random.Random, tally: 
         options["before"] = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     saved = subject.saved(folder)
     moment = rng.uniform(0.02, 1.0) * subject.seconds
+    limit = max(LIMIT, subject.seconds / 5) if LIMIT else 0.0
     with start(subject.words(folder), subject.root, **options) as process:
         patience = 20 * subject.seconds + 60
         if way in ("kill", *ENDS, "kill a worker"):
@@ -215,7 +217,7 @@ def strike(subject: Subject, folder: Path, way: str, rng: random.Random, tally: 
                 number = ENDS.get(way, signal.SIGKILL)
                 tell: Callable = os.killpg if rng.random() < 0.5 and way in ENDS else os.kill
                 tell(process.pid, number)
-                patience = LIMIT
+                patience = limit
         else:
             running, children = True, []
         started = time.monotonic()
@@ -237,13 +239,13 @@ def strike(subject: Subject, folder: Path, way: str, rng: random.Random, tally: 
     if way in ENDS:
         if process.returncode not in (128 + ENDS[way], -ENDS[way], 0):
             tally.note("tracebacks", f"{where}: {err.strip()}")
-        if took > LIMIT + 1:
+        if took > limit + 1:
             tally.note("hung", f"{where}: ended after {took:.1f} s")
     if way in ("kill a worker",) and process.returncode != 0:
         tally.note("lost", f"{where}: {err.strip()}")
     if "Traceback" in err or len(err.splitlines()) > 1:
         tally.note("tracebacks", f"{where}: {err.strip()}")
-    _, alive = psutil.wait_procs(children, timeout=LIMIT)
+    _, alive = psutil.wait_procs(children, timeout=limit)
     if orphans := [child for child in alive if is_alive(child)]:
         tally.note("orphaned", f"{where}: {len(orphans)}")
         for child in orphans:

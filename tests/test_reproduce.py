@@ -75,6 +75,16 @@ def test_a_figure_that_fails_is_told_and_the_others_are_made(monkeypatch, tmp_pa
     assert "figure 4: failed" in printed
 
 
+def test_a_damaged_result_of_another_figure_comes_after_the_table(monkeypatch, tmp_path, capsys):
+    other = tmp_path / "quick" / "grokking" / "damaged.npz"
+    other.parent.mkdir(parents=True)
+    other.write_bytes(b"damaged")
+    assert call(monkeypatch, tmp_path, lambda _: True, "--figures", "1") == 2
+    out, err = capsys.readouterr()
+    assert re.search(r"^1 .*\n", out, re.MULTILINE), out
+    assert re.fullmatch(rf"error: {re.escape(str(other))} is not a result .*\n", err)
+
+
 class TestNotebooks:
     def write(self, folder, monkeypatch, *cells):
         monkeypatch.setattr(reproduce, "NOTEBOOKS", folder)

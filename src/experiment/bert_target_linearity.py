@@ -44,7 +44,7 @@ from core.linearity import held_out_linearity, report
 from core.moments import FeatureMoments
 from experiment import bert_train
 from experiment.bert_train import plan
-from lab import checkpoints, cli, cpu, runs
+from lab import checkpoints, cli, runs
 from lab.errors import DataError, Diverged, ResultError
 from lab.replicas import Replica, generator, progress_bar
 from lab.results import Arrays
@@ -221,7 +221,7 @@ def run(config: Config, task: str, replicas: Sequence[Replica]) -> Arrays:
         measures = []
         description = f"{plan(config, texts).name} seed {replica.seed}"
         bar = progress_bar(len(stage_names(config)), description)
-        with bar, cpu.threads(config.jobs_and_threads[1]):
+        with bar:
             try:
                 for model in models(config, texts, replica.seed):
                     model.eval().to(config.resolved_device, torch.float64)
@@ -242,11 +242,10 @@ def main() -> None:
     if config.model == toy_bert.NAME and not toy_bert.read_mark(Path(config.encoder)):
         remedy = checkpoints.remedy("bert_train")
         raise ResultError(f"no pre-trained {toy_bert.NAME} in {config.encoder}: {remedy}")
-    jobs, _ = config.jobs_and_threads
     for task, texts in zip(config.tasks, every, strict=True):
         result = plan(config, texts, "bert_target_linearity", AXES)
         with checkpoints.reading([plan(config, texts)] if config.fine_tuned else []):
-            for _, arrays in runs.train(functools.partial(run, config, task), [result], jobs):
+            for _, arrays in runs.train(functools.partial(run, config, task), [result]):
                 arrays |= {name: arrays[name][0, 0] for name, axes in AXES.items() if axes == ()}
                 layers = range(-1, arrays["held_out_tl"].shape[-1] - 1)
                 points = {"seed": config.seeds, "stage": stage_names(config), "layer": layers}

@@ -35,7 +35,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
-from lab import checkpoints, cli, cpu, files, provenance, runs
+from lab import checkpoints, cli, files, provenance, runs
 from lab.errors import ConfigError, Diverged
 from lab.replicas import Replica, deal
 from lab.results import Arrays
@@ -93,12 +93,6 @@ class Config(cli.Common):
         return {"warmup_steps": self.warmup, "weight_decay": decay, "max_grad_norm": clip}
 
     @property
-    def jobs_and_threads(self) -> tuple[int, int]:
-        """See `fine_tuning.jobs_and_threads`; the toy BERT is too small for a second thread."""
-        jobs, threads = fine_tuning.jobs_and_threads(self.jobs, len(self.seeds))
-        return jobs, 1 if self.model == toy_bert.NAME else threads
-
-    @property
     def encoder(self) -> str:
         """What transformers loads the pre-trained encoder from: a name on the hub, or a folder."""
         if self.model != toy_bert.NAME:
@@ -142,6 +136,7 @@ def prepare(config: Config) -> list[Texts]:
     else:
         encoders.fingerprint(config.model, config.model_revision)
         tokenizer = config.load_tokenizer()
+        encoders.check_takes(config.model, config.model_revision, tokenizer, config.max_length)
         for texts in every:
             encoders.encode(texts.task, texts.train.select([0]), tokenizer, config.max_length)
     return every
@@ -259,8 +254,7 @@ def run(config: Config, task: str, replicas: Sequence[Replica]) -> Arrays:
     """Fine-tune with the seed of each replica, one after the other; name -> (R, epoch)."""
     encoders.quiet()
     texts = config.load_texts(task)
-    with cpu.threads(config.jobs_and_threads[1]):
-        return runs.stack([fine_tune(config, texts, replica.seed) for replica in replicas])
+    return runs.stack([fine_tune(config, texts, replica.seed) for replica in replicas])
 
 
 def main() -> None:
@@ -270,7 +264,7 @@ def main() -> None:
     if config.model == toy_bert.NAME:
         folder, device = Path(config.encoder), config.resolved_device
         toy_bert.ensure(config.toy, folder, device, config.optimization, config.overwrite)
-    jobs, _ = config.jobs_and_threads
+    jobs = 1 if is_distributed() else None  # torchrun's processes train the same seed
     for task, texts in zip(config.tasks, every, strict=True):
         function, result = functools.partial(run, config, task), plan(config, texts)
         if is_first_process():

@@ -16,6 +16,7 @@ size, arrays as in AXES.
 
 import functools
 import itertools
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -62,8 +63,15 @@ class Config(cli.Common):
         super().__post_init__()
         cli.check(self, zero=("seeds",))
         cli.check_datasets(self.datasets)
-        if min(self.stride(rate) for rate in self.rates) < 1:
-            raise ConfigError("rates are too large: every point must have a step or more")
+        for rate in self.rates:
+            steps = self.time / rate / self.points  # from one point to the next
+            if steps * self.points > cli.MOST:
+                raise ConfigError(f"time must be at most {cli.MOST:,} steps, at rate {rate} too")
+            if steps < 0.5:
+                raise ConfigError("rates are too large: every point must have a step or more")
+            if not math.isclose(steps, round(steps), rel_tol=1e-9):  # the axis is of all rates
+                whole = "time / points must be a whole number of steps at every rate"
+                raise ConfigError(f"{whole}, which it is not at {rate}")
 
     def stride(self, rate: float) -> int:
         """Steps from one point to the next."""

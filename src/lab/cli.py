@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 Scale = Literal["paper", "quick"]
 T = TypeVar("T")
 MOST = 10_000_000  # the largest count that a field may hold: more epochs would never end
+MOST_LAYERS = 10_000  # the largest depth: memory is not what more would lack
 SEEDS = 2**63  # seeds are below it, as results hold them as int64
 
 
@@ -84,8 +85,9 @@ def check(
 ) -> None:
     """Raise ConfigError where a field's value cannot be.
 
-    Numbers, alone or in a tuple, must be above zero, and whole ones not above MOST, seeds below
-    2^63; tuples must not be empty or repeat a value. The exceptions are listed.
+    Numbers, alone or in a tuple, must be above zero, and whole ones not above MOST, a depth not
+    above MOST_LAYERS, seeds below 2^63; tuples must not be empty or repeat a value. The exceptions
+    are listed.
 
     Args:
         config: a configuration.
@@ -106,9 +108,10 @@ def check(
             elif not 0 <= number < float("inf") or (number == 0 and name not in zero):
                 least = "zero or above" if name in zero else "above zero"
                 raise ConfigError(f"{name} must be {least}, not {number}")
-            if isinstance(number, int) and number >= (SEEDS if "seed" in name else MOST + 1):
-                most = "below 2^63" if "seed" in name else f"at most {MOST:,}"
-                raise ConfigError(f"{name} must be {most}, not {number}")
+            most = SEEDS - 1 if "seed" in name else MOST_LAYERS if name == "depth" else MOST
+            if isinstance(number, int) and number > most:
+                limit = "below 2^63" if "seed" in name else f"at most {most:,}"
+                raise ConfigError(f"{name} must be {limit}, not {number}")
     for name, allowed in (choices or {}).items():
         for value in getattr(config, name):
             if value not in allowed:

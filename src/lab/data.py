@@ -4,11 +4,15 @@
     batch = images.scale(images.x_train[index])  # uint8 -> float32 in [0, 1]
 
 Names: mnist, svhn, cifar10, cifar100 (torchvision, downloaded on first use), digits (bundled with
-scikit-learn, no network), or the path of an .npz file with x_train, y_train, x_test, y_test.
+scikit-learn, no network), or the path of an .npz file with x_train, y_train, x_test, y_test. Images
+are (N, H, W), (N, H, W, C) or, where their second axis is as short as a number of channels and the
+last is not, (N, C, H, W).
 """
 
 import functools
 import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,12 +21,14 @@ import torch
 from torch import Tensor
 
 from lab import files
-from lab.errors import DataError
+from lab.errors import DataError, ResultError
 
 TORCHVISION = ("mnist", "svhn", "cifar10", "cifar100")
 CLASSES = {"cifar100": 100}  # of torchvision's sets; all others have ten
 NAMES = (*TORCHVISION, "digits")
-MOST_CLASSES = 100_000  # of an .npz file; a label above is no class index
+KEYS = ("x_train", "y_train", "x_test", "y_test")
+MOST_CHANNELS = 4  # of images whose channels come first
+MOST_RATIO = 100  # of the mean sizes of training and test samples
 
 
 @dataclass(frozen=True)
@@ -63,10 +69,7 @@ class Images:
         return {"train": (self.x_train, self.y_train), "test": (self.x_test, self.y_test)}[name]
 
     def to(self, device: torch.device) -> "Images":
-        moved = {
-            key: getattr(self, key).to(device) for key in ("x_train", "y_train", "x_test", "y_test")
-        }
-        return replace(self, **moved)
+        return replace(self, **{key: getattr(self, key).to(device) for key in KEYS})
 
 
 def fingerprint(*arrays: Tensor) -> str:
@@ -87,9 +90,7 @@ def check_name(name: str) -> None:
     """Raise DataError unless `name` is a known data set or an existing .npz file."""
     if name.endswith(".npz"):
         if not Path(name).is_file():
-            raise DataError(
-                f"no file {name}: give the path of an .npz with x_train, y_train, x_test, y_test"
-            )
+            raise DataError(f"no file {name}: give the path of an .npz with {', '.join(KEYS)}")
     elif name not in NAMES:
         raise DataError(
             f"unknown data set {name!r}: one of {', '.join(NAMES)}, or the path of an .npz file"
@@ -110,46 +111,48 @@ def load_images(name: str, root: Path = Path("data"), device: str = "cpu") -> Im
     """
     check_name(name)
     if name.endswith(".npz"):
-        images = _load_npz(Path(name))
+        images = _assemble(Path(name).stem, name, _read_npz(Path(name)))
     elif name == "digits":
-        images = _load_digits()
+        images = replace(_assemble(name, name, _read_digits()), unit=16.0)
     else:
-        images = _load_torchvision(name, root)
+        arrays, classes = _read_torchvision(name, root), CLASSES.get(name, 10)
+        images = _assemble(name, f"{name} in {root}", arrays, classes)
+        images = replace(images, mean=0.5, std=0.5) if name == "cifar100" else images
     return images.to(torch.device(device))
 
 
-def _load_digits() -> Images:
+def _read_digits() -> dict[str, np.ndarray]:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
     digits = load_digits()
-    x = digits.images.astype(np.uint8)[:, None]  # (1797, 1, 8, 8), 0 … 16
+    x = digits.images.astype(np.uint8)  # (1797, 8, 8), 0 … 16
     x_train, x_test, y_train, y_test = train_test_split(
         x, digits.target, test_size=0.2, random_state=0, stratify=digits.target
     )
-    arrays = [
-        torch.from_numpy(a)
-        for a in (x_train, y_train.astype(np.int64), x_test, y_test.astype(np.int64))
-    ]
-    return Images("digits", *arrays, unit=16.0)
+    return dict(zip(KEYS, (x_train, y_train, x_test, y_test), strict=True))
 
 
-def _load_torchvision(name: str, root: Path) -> Images:
+def _read_torchvision(name: str, root: Path) -> dict[str, np.ndarray]:
     from torchvision import datasets
 
-    def fetch(train: bool) -> tuple[Tensor, Tensor]:
+    def fetch(train: bool, download: bool) -> tuple[np.ndarray, np.ndarray]:
         if name == "svhn":
-            part = datasets.SVHN(root, split="train" if train else "test", download=True)
-            return torch.from_numpy(part.data), torch.as_tensor(part.labels)
+            split = "train" if train else "test"
+            part = datasets.SVHN(root, split=split, download=download)
+            return part.data, np.asarray(part.labels)
         kind = {
             "mnist": datasets.MNIST,
             "cifar10": datasets.CIFAR10,
             "cifar100": datasets.CIFAR100,
         }[name]
-        part = kind(root, train=train, download=True)
-        x = torch.as_tensor(part.data)
-        x = x[:, None] if x.ndim == 3 else x.permute(0, 3, 1, 2)  # (N, C, H, W)
-        return x.contiguous(), torch.as_tensor(part.targets)
+        part = kind(root, train=train, download=download)
+        return np.asarray(part.data), np.asarray(part.targets)
+
+    def fetch_both(download: bool) -> dict[str, np.ndarray]:
+        with _in_use(root, name, shared=not download):
+            parts = *fetch(True, download), *fetch(False, download)
+        return dict(zip(KEYS, parts, strict=True))
 
     below = (root / name.upper(), root / name.upper() / "raw")
     absent = [
@@ -157,8 +160,10 @@ def _load_torchvision(name: str, root: Path) -> Images:
         for folder in (*reversed(root.absolute().parents), root, *below)
         if not folder.exists()
     ]
+    with suppress(Exception):  # what torchvision raises where it is not there, or damaged
+        return fetch_both(download=False)
     try:
-        (x_train, y_train), (x_test, y_test) = fetch(True), fetch(False)
+        return fetch_both(download=True)
     except Exception as error:  # torchvision and pickle raise nearly anything on a damaged file
         for folder in reversed(absent):  # torchvision makes its folders before it downloads
             if folder.is_dir() and not any(folder.iterdir()):
@@ -168,67 +173,98 @@ def _load_torchvision(name: str, root: Path) -> Images:
             f"{name} is not in {root} and could not be downloaded ({reason}): put torchvision's "
             "files there, or take digits or an .npz"
         ) from error
-    images = Images(name, x_train, y_train.long(), x_test, y_test.long())
-    classes = CLASSES.get(name, 10)
-    if images.classes > classes or min(images.y_train.min(), images.y_test.min()) < 0:
-        raise DataError(f"{name} in {root} has labels that are none of its {classes} classes")
-    return replace(images, mean=0.5, std=0.5) if name == "cifar100" else images
 
 
-def _load_npz(path: Path) -> Images:
-    keys = ("x_train", "y_train", "x_test", "y_test")
+@contextmanager
+def _in_use(root: Path, name: str, shared: bool) -> Iterator[None]:
+    """Inside, nobody downloads this data set into the folder, or nobody else reads it either."""
+    with ExitStack() as stack:
+        with suppress(ResultError):  # where no lock can be made, nothing can be downloaded either
+            lock = root / f".{name}.lock"
+            what = f"{name} in {root}"
+            stack.enter_context(files.locked(lock, what, wait=True, shared=shared))
+        yield
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
         with files.open_plain(path) as stream, np.load(stream, allow_pickle=False) as file:
-            missing = [key for key in keys if key not in file]
+            missing = [key for key in KEYS if key not in file]
             if missing:
-                raise DataError(f"{path} has no {', '.join(missing)}: it needs {', '.join(keys)}")
-            arrays = {key: file[key] for key in keys}
+                raise DataError(f"{path} has no {', '.join(missing)}: it needs {', '.join(KEYS)}")
+            return {key: file[key] for key in KEYS}
     except DataError:
         raise
     except Exception as error:  # zipfile, zlib and numpy raise nearly anything on a damaged file
         raise DataError(
             f"{path} cannot be read as an .npz of plain arrays: write it with numpy.savez"
         ) from error
+
+
+def _assemble(
+    name: str, where: str, arrays: Mapping[str, np.ndarray], classes: int | None = None
+) -> Images:
+    """Images of arrays that belong together, of whatever source.
+
+    Args:
+        name: of the data set.
+        where: it is from, for messages.
+        arrays: x of shape (N, H, W), (N, H, W, C), (N, C, H, W) or (N, d); y (N,).
+        classes: that there are; None: as many as the labels, 0 to the largest, name.
+    """
     for part in ("train", "test"):
-        _check_arrays(path, part, arrays[f"x_{part}"], arrays[f"y_{part}"])
-    if arrays["x_train"].shape[1:] != arrays["x_test"].shape[1:]:
-        shapes = f"{arrays['x_train'].shape[1:]} and {arrays['x_test'].shape[1:]}"
-        raise DataError(f"{path}: training and test samples differ in shape, {shapes}")
-    if (arrays["x_train"].dtype == np.uint8) != (arrays["x_test"].dtype == np.uint8):
-        raise DataError(f"{path}: x_train and x_test must both be uint8 or both be floating point")
-    (x_train, unit), (x_test, _) = _to_tensor(arrays["x_train"]), _to_tensor(arrays["x_test"])
-    y_train, y_test = (
-        torch.from_numpy(arrays[key].astype(np.int64)) for key in ("y_train", "y_test")
+        _check_part(where, part, arrays[f"x_{part}"], arrays[f"y_{part}"])
+    x_train, y_train, x_test, y_test = (arrays[key] for key in KEYS)
+    if x_train.shape[1:] != x_test.shape[1:]:
+        shapes = f"{x_train.shape[1:]} and {x_test.shape[1:]}"
+        raise DataError(f"{where}: training and test samples differ in shape, {shapes}")
+    if (x_train.dtype == np.uint8) != (x_test.dtype == np.uint8):
+        raise DataError(f"{where}: x_train and x_test must both be uint8 or both be floating point")
+    sizes = [float(np.abs(x).mean(dtype=np.float64)) for x in (x_train, x_test)]
+    if max(sizes) > MOST_RATIO * min(sizes):
+        means = " and ".join(f"{size:.3g}" for size in sizes)
+        raise DataError(f"{where}: x_train and x_test differ in scale, |x| is {means} in the mean")
+    if (x_train == x_train[:1]).all():
+        raise DataError(f"{where}: all samples of x_train are the same")
+    present = sorted({*y_train.tolist(), *y_test.tolist()})
+    if classes is not None and present[-1] >= classes:
+        raise DataError(f"{where} has labels that are none of its {classes} classes")
+    if classes is None and present[-1] != len(present) - 1:
+        absent = next(i for i, label in enumerate(present) if i != label)
+        reason = f"has labels up to {present[-1]} and none that is {absent}"
+        raise DataError(f"{where} {reason}: number the classes from 0 without a gap")
+    return Images(
+        name,
+        _to_tensor(x_train),
+        torch.from_numpy(y_train.astype(np.int64)),
+        _to_tensor(x_test),
+        torch.from_numpy(y_test.astype(np.int64)),
+        unit=255.0 if x_train.dtype == np.uint8 else 1.0,
     )
-    return Images(path.stem, x_train, y_train, x_test, y_test, unit=unit)
 
 
-def _check_arrays(path: Path, part: str, x: np.ndarray, y: np.ndarray) -> None:
+def _check_part(where: str, part: str, x: np.ndarray, y: np.ndarray) -> None:
     if x.ndim not in (2, 3, 4) or x.size == 0:
         raise DataError(
-            f"{path}: x_{part} must be (N, H, W), (N, H, W, C) or (N, d), not {x.shape}"
+            f"{where}: x_{part} must be (N, H, W), (N, H, W, C) or (N, d), not {x.shape}"
         )
     if x.dtype != np.uint8 and x.dtype.kind != "f":
-        raise DataError(f"{path}: x_{part} must be uint8 or floating point, not {x.dtype}")
+        raise DataError(f"{where}: x_{part} must be uint8 or floating point, not {x.dtype}")
     if x.dtype.kind == "f" and not (np.abs(x) <= np.finfo(np.float32).max).all():
-        raise DataError(f"{path}: x_{part} has values that are not finite in float32")
+        raise DataError(f"{where}: x_{part} has values that are not finite in float32")
     if y.dtype.kind not in "iu" or y.shape != (len(x),) or y.min() < 0:
         raise DataError(
-            f"{path}: y_{part} must be {len(x)} class indices from 0 up, not {y.dtype} {y.shape}"
-        )
-    if y.max() >= MOST_CLASSES:
-        raise DataError(
-            f"{path}: y_{part} has a label {y.max()}, of {MOST_CLASSES} classes at most"
+            f"{where}: y_{part} must be {len(x)} class indices from 0 up, not {y.dtype} {y.shape}"
         )
     if y.min() == y.max():
-        raise DataError(f"{path}: y_{part} has one class only, there is nothing to tell apart")
+        raise DataError(f"{where}: y_{part} has one class only, there is nothing to tell apart")
 
 
-def _to_tensor(x: np.ndarray) -> tuple[Tensor, float]:
-    """uint8 images become (N, C, H, W) with unit 255; floats are taken as they are, in float32."""
+def _to_tensor(x: np.ndarray) -> Tensor:
+    """uint8 stays, floats become float32; images become (N, C, H, W)."""
     tensor = torch.from_numpy(x if x.dtype == np.uint8 else x.astype(np.float32))
     if tensor.ndim == 3:
         tensor = tensor[:, None]
-    elif tensor.ndim == 4:
-        tensor = tensor.permute(0, 3, 1, 2).contiguous()
-    return tensor, 255.0 if x.dtype == np.uint8 else 1.0
+    elif tensor.ndim == 4 and not tensor.shape[1] <= MOST_CHANNELS < tensor.shape[3]:
+        tensor = tensor.permute(0, 3, 1, 2)
+    return tensor.contiguous()

@@ -10,7 +10,7 @@ import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -67,14 +67,14 @@ def sha256(path: Path) -> str:
 def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     """Make a file of what `write` writes, or, where it fails, leave what was there.
 
-    The file's mode is what the umask leaves of 0666.
+    The file's mode is what the umask leaves of 0666. What processes that were killed had begun to
+    write as the same file is removed.
     """
     with explained(path, "written"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _temporary_name(path)
-        with _temporary(temporary):
-            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-            with os.fdopen(handle, "wb") as file:
+        remove_left(path)
+        with _temporary(path, folder=False) as (temporary, handle):
+            with os.fdopen(handle, "wb", closefd=False) as file:
                 write(file)
                 file.flush()
                 os.fsync(handle)
@@ -86,9 +86,7 @@ def folder_whole(path: Path) -> Iterator[Path]:
     """An empty folder, which becomes `path` where all inside ends well, and else is gone."""
     with explained(path, "written"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _temporary_name(path)
-        with _temporary(temporary):
-            temporary.mkdir()
+        with _temporary(path, folder=True) as (temporary, _):
             yield temporary
             remove(path)
             os.replace(temporary, path)
@@ -99,19 +97,39 @@ def _prefix(path: Path) -> str:
     return f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8]}-"
 
 
-def _temporary_name(path: Path) -> Path:
-    """A name beside a file that no other process takes."""
-    return path.with_name(f"{_prefix(path)}{secrets.token_hex(4)}.tmp")
-
-
 @contextmanager
-def _temporary(path: Path) -> Iterator[None]:
-    _unfinished.add(path)
+def _temporary(path: Path, folder: bool) -> Iterator[tuple[Path, int]]:
+    """A new file or folder beside `path`, open and locked; it is gone afterwards.
+
+    By the lock `remove_left` tells it from what a process that was killed has left.
+    """
+    while True:
+        temporary = path.with_name(f"{_prefix(path)}{secrets.token_hex(4)}.tmp")
+        _unfinished.add(temporary)
+        try:
+            if folder:
+                temporary.mkdir()
+            flags = os.O_RDONLY if folder else os.O_WRONLY | os.O_CREAT | os.O_EXCL
+            handle = os.open(temporary, flags, 0o666)
+            try:
+                _flock(handle, wait=True)
+                if _is_same(temporary, handle):  # nobody took it for left before it was locked
+                    yield temporary, handle
+                    return
+            finally:
+                os.close(handle)
+        finally:
+            remove(temporary)
+            _unfinished.discard(temporary)
+
+
+def _flock(handle: int, wait: bool) -> bool:
+    """Whether this process now has the lock of an open file; False where there are no locks."""
     try:
-        yield
-    finally:
-        remove(path)
-        _unfinished.discard(path)
+        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (OSError, AttributeError):  # without the module
+        return False
+    return True
 
 
 def remove(path: Path) -> None:
@@ -134,31 +152,39 @@ def remove_unfinished() -> None:
 def remove_left(path: Path) -> None:
     """Remove what processes that were killed had begun to write as `path`.
 
-    Only for who has the lock of `path`.
+    What is still being written is locked, and stays; so does all where there are no locks.
     """
     for left in path.parent.glob(f"{_prefix(path)}*.tmp"):
-        remove(left)
+        with suppress(OSError, ResultError):  # gone meanwhile, or not for this user to remove
+            handle = os.open(left, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                if _flock(handle, wait=False):
+                    remove(left)
+            finally:
+                os.close(handle)
 
 
 def check_writable(folder: Path) -> None:
-    """Raise ResultError unless files can be written into a folder; leaves everything as it was."""
-    for place in reversed((folder, *folder.absolute().parents)):
+    """Raise ResultError unless files can be written into a folder, or it can be made.
+
+    Leaves everything as it was: a file is tried, in the folder or the next above that is there.
+    """
+    above = (folder.absolute(), *folder.absolute().parents)
+    for place in reversed(above):
         if exists(place) and not place.is_dir():
             raise ResultError(f"{folder} cannot be written to: {place} is not a folder")
-    with ExitStack() as made, explained(folder, "written to"):
-        for place in reversed((folder, *folder.absolute().parents)):
-            if not place.is_dir():
-                place.mkdir(exist_ok=True)
-                made.callback(_remove_empty, place)
-        remove_left(folder / "probe")
-        probe = _temporary_name(folder / "probe")
-        with _temporary(probe):
-            probe.write_bytes(b"a disk that is full takes an empty file")
-
-
-def _remove_empty(folder: Path) -> None:
-    if not any(folder.iterdir()):  # another program may have begun to write
-        folder.rmdir()
+    place = next(place for place in above if place.is_dir())
+    for name in above[0].relative_to(place).parts:
+        exists(place / name)  # whether it can be a name there
+    with explained(folder, "written to"):
+        try:
+            remove_left(place / "probe")
+            with _temporary(place / "probe", folder=False) as (_, handle):
+                os.write(handle, b"a disk that is full takes an empty file")
+        except FileNotFoundError:
+            if place.is_dir():
+                raise
+            check_writable(folder)  # another program has removed what it had made
 
 
 @contextmanager

@@ -37,9 +37,11 @@ class Partial:
             return None
         if meta.get("replica") != results.plain(asdict(replica)):
             return None
-        if "diverged" in meta:
-            return Diverged(meta["message"], meta["diverged"], arrays)
-        return arrays
+        if "diverged" not in meta:
+            return arrays
+        message, epoch = meta.get("message"), meta["diverged"]
+        is_whole = isinstance(message, str) and message.isprintable() and type(epoch) is int
+        return Diverged(message, epoch, arrays) if is_whole else None
 
     def put(self, replica: Replica, outcome: Outcome) -> None:
         meta = {"replica": results.plain(asdict(replica))}

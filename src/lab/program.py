@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import TracebackType
 
 from lab import answer, files
 from lab.errors import UserError
@@ -33,7 +34,9 @@ SIGNALS = tuple(
 )
 RESUMES = "stopped; the same command goes on from the replicas that are done"
 WRONG = 2  # exit status where the user has to do something
-ALLOCATION = ("can't allocate memory", "out of memory", "not enough memory")  # in torch's messages
+# in messages of torch, of Python's threads and of the loader of libraries
+ALLOCATION = ("can't allocate memory", "out of memory", "not enough memory")
+ALLOCATION += ("can't start new thread", "failed to map segment", "cannot allocate memory")
 
 _last_words = RESUMES
 _deferred: list[UserError] = []
@@ -48,6 +51,8 @@ def begin(name: str, last_words: str = RESUMES) -> None:
     last_words: what it says then.
     """
     global _last_words
+    if name in ("__main__", "__mp_main__"):
+        sys.excepthook = _end_with_one_line
     if name == "__mp_main__":
         end_with_parent()
     if name != "__main__":
@@ -128,6 +133,14 @@ def run(main: Callable[[], None]) -> None:
         _deferred.clear()
 
 
+def _end_with_one_line(kind: type, error: BaseException, trace: TracebackType | None) -> None:
+    """Of what no main has caught: too little memory for what is imported is no defect either."""
+    if isinstance(error, ImportError | MemoryError | RuntimeError) and (line := explain(error)):
+        _say(f"error: {line}")
+        os._exit(WRONG)
+    sys.__excepthook__(kind, error, trace)
+
+
 def defer(error: UserError) -> None:
     """End with this error, but first go on."""
     _deferred.append(error)
@@ -138,7 +151,7 @@ def explain(error: Exception) -> str | None:
     if isinstance(error, UserError):
         return str(error)
     first = (str(error).strip() or type(error).__name__).splitlines()[0]
-    if isinstance(error, MemoryError) or any(part in str(error) for part in ALLOCATION):
+    if isinstance(error, MemoryError) or any(part in str(error).lower() for part in ALLOCATION):
         return f"not enough memory ({first}): lower --jobs, or what the run is asked for"
     if isinstance(error, OSError):
         return f"{error.filename}: {error.strerror}" if error.filename else first

@@ -23,11 +23,26 @@ _expected: dict[str, str] = {}  # name of data -> the fingerprint that it must h
 
 @cache
 def commit() -> str:
-    """The commit of the code that runs, with "-dirty" where files differ from it."""
-    folder = str(Path(__file__).parent)
-    command = ["git", "-C", folder, "describe", "--always", "--dirty", "--abbrev=12"]
+    """The commit of the code that runs; see `commit_of`."""
+    return commit_of(Path(__file__).resolve())
+
+
+def commit_of(place: Path) -> str:
+    """The commit of the tree of this module, with "-dirty" where files differ from it.
+
+    "unknown" where the tree is no repository of its own, be it within another's.
+    """
+    environment = {name: v for name, v in os.environ.items() if not name.startswith("GIT_")}
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(place.parents[2]), *words]
+        options = {"capture_output": True, "text": True, "check": True}
+        return subprocess.run(command, env=environment, **options).stdout.strip()
+
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        below = git("rev-parse", "--show-prefix")  # the root of the repository
+        git("ls-files", "--error-unmatch", str(place))
+        return "unknown" if below else git("describe", "--always", "--dirty", "--abbrev=12")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
@@ -39,8 +54,10 @@ def sources() -> str:
 
 
 def digest_code(root: Path) -> str:
-    """Of the names and the content of the files below SOURCES."""
+    """Of the names and the content of the files below SOURCES, or of the archive they are in."""
     content = hashlib.sha256()
+    for archive in (path for path in (root, *root.parents) if path.is_file()):
+        content.update(hashlib.sha256(archive.read_bytes()).digest())
     for path in sorted(file for folder in SOURCES for file in (root / folder).rglob("*.py")):
         content.update(json.dumps(path.relative_to(root).as_posix()).encode())
         content.update(hashlib.sha256(path.read_bytes()).digest())

@@ -1,14 +1,14 @@
 """Results: one .npz a run, named arrays beside a JSON string that says what made them.
 
 Path: RESULTS/SCALE/EXPERIMENT/NAME-DIGEST.npz, where DIGEST is of the whole configuration: two
-configurations never share a file. A file is written whole or not at all, read without pickle, and
-carries a digest of its own content.
+configurations never share a file, and what is there is compared with what is asked for. A file is
+written whole or not at all, read without pickle, and carries a digest of its own content.
 """
 
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +19,7 @@ from lab import files, provenance
 from lab.errors import ResultError
 
 SCHEMA = 1
+DIGITS, DIGITS_BEFORE = 16, 8  # of the digest in a file's name; results of before keep theirs
 Arrays = dict[str, np.ndarray]
 
 
@@ -70,6 +71,9 @@ class Result:
         return "".join(f"; seed {d['seed']} diverged in epoch {d['epoch']}" for d in self.diverged)
 
     def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self.arrays:
+            where = f"result {self.meta['experiment']}/{self.name}"
+            raise ResultError(f"{where} has no array {name}: run its experiment with --overwrite")
         return self.arrays[name]
 
 
@@ -91,17 +95,20 @@ def plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | None) else str(value)
 
 
-def digest(settings: Mapping[str, Any], earlier: Mapping[str, Any] | None = None) -> str:
-    """Eight hexadecimal digits that name a configuration.
+def digest(
+    settings: Mapping[str, Any], earlier: Mapping[str, Any] | None = None, digits: int = DIGITS
+) -> str:
+    """Hexadecimal digits that name a configuration.
 
     Args:
         settings: name -> value.
         earlier: settings added later, with the value that results had before: at that value a
             setting does not count, so those results keep their names.
+        digits: how many; fewer are the first of more.
     """
     settings, earlier = plain(settings), plain(earlier or {})
     named = {k: v for k, v in settings.items() if k not in earlier or v != earlier[k]}
-    return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:8]
+    return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:digits]
 
 
 def make_meta(
@@ -188,9 +195,23 @@ def _lacking(arrays: Arrays, meta: Mapping[str, Any]) -> str | None:
         if not isinstance(axes, list) or len(axes) != array.ndim:
             return f"axes of {name}"
     diverged = meta.get("diverged", [])
-    if not (isinstance(diverged, list) and all(isinstance(entry, dict) for entry in diverged)):
-        return "list of what has diverged"
+    entries = diverged if isinstance(diverged, list) else [None]
+    for entry in entries:
+        whole = isinstance(entry, dict) and (entry.get("seed"), entry.get("epoch"))
+        if not whole or not all(type(number) is int for number in whole):
+            return "list of what has diverged"
+    if not all(text.isprintable() for text in _texts(meta)):  # it may be shown in a terminal
+        return "plain text"
     return None
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every string in JSON."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | dict):
+        for entry in [*value, *(value.values() if isinstance(value, dict) else ())]:
+            yield from _texts(entry)
 
 
 def find(

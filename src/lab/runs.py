@@ -47,22 +47,41 @@ class Run:
         """All that it reads: name -> fingerprint."""
         return {self.source.name: self.source.fingerprint, **self.further}
 
-    @property
+    @cached_property
     def path(self) -> Path:
+        """Of the result; one that was made when digests were shorter keeps its name."""
         folder = self.config.results / self.config.scale / self.experiment
-        if Path(self.name).name != self.name or self.name.startswith("."):
-            raise ConfigError(f"{self.name} cannot be the name of a file: choose another")
-        return folder / f"{self.name}-{results.digest(self.settings, self.config.earlier)}.npz"
+        name, earlier = self.name, self.config.earlier
+        if Path(name).name != name or name.startswith(".") or not name.isprintable():
+            raise ConfigError(f"{name!a} cannot be the name of a file: choose another")
+        lengths = results.DIGITS_BEFORE, results.DIGITS
+        digests = (results.digest(self.settings, earlier, length) for length in lengths)
+        before, path = (folder / f"{name}-{digest}.npz" for digest in digests)
+        return before if files.exists(before) and not self._unlike(before) else path
+
+    def _unlike(self, path: Path) -> list[str]:
+        """The settings in which the result that is there differs; none where it is damaged."""
+        try:
+            found = results.plain(self.config.earlier) | results.read(path).config
+        except ResultError:
+            return []
+        wanted = results.plain(self.settings)
+        names = found.keys() | wanted.keys()
+        return sorted(key for key in names if found.get(key) != wanted.get(key))
 
     def missing(self) -> bool:
         """Whether it has to be made; says so where not, and whether the program has changed since.
 
         Raises:
-            ResultError: the result that is there was made from other data.
+            ResultError: the result that is there has another configuration, or was made from other
+                data.
         """
         if self.config.overwrite or not files.exists(self.path):
             return True
         found = results.read(self.path)
+        if unlike := self._unlike(self.path):
+            reason = f"was made with another {' and '.join(unlike)}"
+            raise ResultError(f"{self.path} {reason}: move it away, or give --overwrite")
         if found.meta["data"]["fingerprint"] != self.source.fingerprint:
             name = self.source.name
             remedy = "rename yours, or give --overwrite"
@@ -184,8 +203,11 @@ def _kept(run: Run) -> dict[int, Outcome]:
     found: dict[int, Outcome] = {}
     for i, replica in enumerate(run.replicas):
         outcome = run.partial.get(replica)
-        is_usable = isinstance(outcome, Diverged) or run.has_checkpoints(run, replica)
-        if outcome is not None and is_usable:
+        if outcome is None:
+            continue
+        diverged = isinstance(outcome, Diverged)
+        seconds = (outcome.arrays if diverged else outcome).get(SECONDS, np.zeros(1))
+        if seconds.shape == () and (diverged or run.has_checkpoints(run, replica)):
             found[i] = outcome
     shapes = {i: _shapes(arrays) for i, arrays in found.items() if not isinstance(arrays, Diverged)}
     unlike = {i for i in shapes if shapes[i] != shapes[min(shapes)]}
@@ -217,19 +239,31 @@ def _deal(
         return
     config = waiting[0][0].config
     data = {name: digest for run, _ in waiting for name, digest in run.inputs.items()}
+    replicas = [run.replicas[i] for run, i in waiting]
     dealt = deal(
         provenance.Faithful(function, data),
-        [run.replicas[i] for run, i in waiting],
+        replicas,
         device=config.resolved_device,
         jobs=jobs or config.jobs,
     )
     start = time.perf_counter()
     for position, outcome in dealt:
         now = time.perf_counter()
+        _check_measured(waiting[position][0].name, replicas[position], outcome)
         arrays = outcome.arrays if isinstance(outcome, Diverged) else outcome
         arrays[SECONDS] = np.array(now - start)
         start = now
         yield *waiting[position], outcome
+
+
+def _check_measured(name: str, replica: Replica, outcome: Outcome) -> None:
+    """Raise ResultError where a replica that did not diverge gives nothing but nan."""
+    if isinstance(outcome, Diverged):
+        return
+    for key, values in outcome.items():
+        if values.dtype.kind == "f" and values.size and np.isnan(values).all():
+            what = f"{name}, {describe(replica)}: {key} is nan throughout"
+            raise ResultError(f"{what}, so nothing is saved: take more or other samples")
 
 
 def _whole(
@@ -246,13 +280,15 @@ def _whole(
         if all(isinstance(outcome, Diverged) for outcome in outcomes):
             run.partial.clean()
         else:
-            yield run, _join(outcomes)
+            yield run, _join(run.name, outcomes)
 
 
-def _join(outcomes: Sequence[Outcome]) -> Arrays:
+def _join(name: str, outcomes: Sequence[Outcome]) -> Arrays:
     """Arrays of every replica, name -> (R, …); one that diverged is nan from its epoch on."""
-    like = next(outcome for outcome in outcomes if not isinstance(outcome, Diverged))
-    rows = []
+    whole = [outcome for outcome in outcomes if not isinstance(outcome, Diverged)]
+    like, rows = whole[0], []
+    if any(_shapes(outcome) != _shapes(like) for outcome in whole):
+        raise ResultError(f"what is kept of {name} is of other shapes: remove its .partial folder")
     for outcome in outcomes:
         if isinstance(outcome, Diverged):
             rows.append({**_fill(outcome.arrays, like), DIVERGED: np.array(outcome.epoch)})

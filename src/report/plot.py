@@ -1,6 +1,7 @@
 """The figures' shared style and helpers: notebooks read results and call these."""
 
 import functools
+import tempfile
 import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -191,6 +193,14 @@ def finish(figure: Figure, path: Path, note: str = "") -> None:
         metadata = {"CreationDate": None} if kind == "pdf" else None
         save = functools.partial(figure.savefig, format=kind, metadata=metadata)
         files.write_whole(path.with_suffix(f".{kind}"), save)
+
+
+def save_animation(animation: FuncAnimation, path: Path, frames_per_second: int, dpi: int) -> None:
+    """Save as a GIF, whole or not at all."""
+    with tempfile.TemporaryDirectory() as folder:  # matplotlib writes in place, to a path alone
+        made = Path(folder) / path.name
+        animation.save(made, PillowWriter(fps=frames_per_second), dpi=dpi)
+        files.write_whole(path, lambda file: file.write(made.read_bytes()))
 
 
 def layer_curves(

@@ -26,7 +26,7 @@ from transformers import (
 
 from experiment import bert_target_linearity, bert_train
 from experiment.bert_target_linearity import Config
-from lab import checkpoints, cli, results
+from lab import checkpoints, cli, cpu, results
 from lab.replicas import generator
 from lab.results import Arrays, Result
 from lab.text import encoders, fine_tuning, marked, resuming, tasks, word_types
@@ -389,11 +389,32 @@ class TestOwnModelAndData:
             assert call(script, *own, "--seeds", 0, "--epochs", 1, "--results", root) == 0
             name = script.__name__.rpartition(".")[2]
             (path,) = (root / "quick" / name).glob("*.npz")
-            assert re.fullmatch(r"my_bert-reviews-[0-9a-f]{8}\.npz", path.name)
+            assert re.fullmatch(r"my_bert-reviews-[0-9a-f]{16}\.npz", path.name)
             settings = results.read(path).config
             assert (settings["model"], settings["task"]) == ("my_bert", "mood")
             assert len(settings["weights"]) == 16
             assert not {"toy", "measure_batch", "tasks", "task_data"} & set(settings)
+
+    def test_are_trained_and_measured_in_one_thread_whatever_there_is(
+        self, own, tmp_path, monkeypatch
+    ):
+        """As every worker has one: the number of threads shapes bits, that of jobs must not."""
+        threads = []
+        for place, name in ((fine_tuning.FineTuner, "train"), (bert_target_linearity, "one_pass")):
+            call_it = getattr(place, name)
+
+            def noted(*arguments, _call_it=call_it, **keywords):
+                threads.append(torch.get_num_threads())
+                return _call_it(*arguments, **keywords)
+
+            monkeypatch.setattr(place, name, noted)
+        monkeypatch.setattr(cpu, "available_cores", lambda: 8)
+        with cpu.threads(2):
+            for script in SCRIPTS:
+                words = ("--seeds", 0, "--epochs", 1, "--results", tmp_path / "results")
+                assert call(script, *own, *words) == 0
+        assert set(threads) == {1}
+        assert len(threads) == 1 + 2 * 3  # training; both splits at every stage
 
     def test_other_weights_under_the_same_name_are_another_result(self, own, tmp_path):
         config = cli.parse(Config, bert_train.QUICK, argv=(*COMMAND, *own))

@@ -130,6 +130,39 @@ def test_rates_that_leave_a_point_without_a_step_are_refused():
         Config(rates=(1.0,), time=4.0, points=10)
 
 
+@pytest.mark.parametrize(
+    ("rates", "time", "points"),
+    [
+        ((0.7, 0.35), 1.0, 1),  # were .7 and 1.05, both called 1
+        ((0.1, 0.3), 40.0, 10),
+        ((0.1,), 1.05, 1),
+        ((0.1, 0.1000001), 40.0, 10),
+        ((0.3,), 1.0, 1),
+        ((0.5,), 1.2, 1),
+    ],
+)
+def test_a_time_that_is_no_whole_number_of_steps_is_refused(rates, time, points):
+    with pytest.raises(ConfigError, match="a whole number of steps at every rate, which it is not"):
+        Config(rates=rates, time=time, points=points)
+
+
+@pytest.mark.parametrize(
+    ("rates", "time", "points"),
+    [((0.7, 0.35), 1.4, 1), ((0.1, 0.05, 0.0125), 40.0, 10), ((0.3, 0.1), 0.9, 3)],
+)
+def test_the_axis_is_what_was_trained(rates, time, points):
+    config = Config(rates=rates, time=time, points=points)
+    for rate in rates:
+        steps = np.arange(points + 1) * config.stride(rate)
+        np.testing.assert_allclose(steps * rate, np.linspace(0, time, points + 1), rtol=1e-9)
+
+
+@pytest.mark.parametrize(("time", "rate"), [(1e300, 0.1), (1e300, 1e-300), (1e7, 0.1), (1.0, 1e-9)])
+def test_a_time_that_never_ends_is_refused(time, rate):
+    with pytest.raises(ConfigError, match="time must be at most 10,000,000 steps"):
+        Config(rates=(rate,), time=time)
+
+
 @pytest.mark.parametrize("rate", [1e100, 1e155, 1e300])
 def test_a_step_that_leaves_the_finite_numbers_is_one_line(rate):
     with pytest.raises(Diverged, match="seed 0: training diverged in epoch 1"):

@@ -122,6 +122,7 @@ def plan(config: Any) -> list[Run]:
         mark = {"sources": provenance.sources()}
         patch.setattr(toy_bert, "read_mark", lambda _: mark)
         patch.setattr(encoders, "check_length", lambda *_: None)
+        patch.setattr(encoders, "check_takes", lambda *_: None)
         script.main()
     return planned
 
@@ -446,20 +447,23 @@ def has_rate(script: ModuleType) -> bool:
 @each_script([script for script in SCRIPTS if not sources(script) and has_rate(script)])
 def test_a_rate_at_which_training_diverges_is_no_traceback(script, home, tmp_path):
     places = {"datasets": (str(home / "tiny.npz"),), "results": tmp_path, "jobs": 1}
-    config = tiny(script, **places, epochs=4, time=100 * TOO_HIGH)
+    default = tiny(script, **places)
     rates = {
-        field: (TOO_HIGH,) if isinstance(getattr(config, field), tuple) else TOO_HIGH
+        field: (TOO_HIGH,) if isinstance(getattr(default, field), tuple) else TOO_HIGH
         for field in RATES
-        if hasattr(config, field)
+        if hasattr(default, field)
     }
     assert rates
-    ended = start(dataclasses.replace(config, **rates))
+    ended = start(tiny(script, **places, **rates, epochs=4, time=100 * TOO_HIGH))
     if ended.status != 0 or script is target_linearity:  # units that die leave finite numbers
         assert re.search("diverged.*lower the learning rate", error_line(ended))
 
 
+PATIENCE = 600  # seconds, however busy the machine is
+
+
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while not condition() and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -473,7 +477,7 @@ def test_a_killed_run_goes_on_to_the_bits_of_one_that_was_not(home, tmp_path):
     with kill_harness.start(words, tmp_path) as process:
         wait_for(lambda: any(tmp_path.glob("killed/quick/*/.partial/*/*/*.npz")), process)
         process.kill()
-        _, err = process.communicate(timeout=60)  # ends when its workers have ended too
+        _, err = process.communicate(timeout=PATIENCE)  # ends when its workers have ended too
     assert process.returncode == -signal.SIGKILL, err
     killed, whole = (tmp_path / f"{state}/quick/target_linearity" for state in ("killed", "whole"))
     assert read(killed) == {}
@@ -496,7 +500,7 @@ def train(replicas):
     Path(str(replicas[0].seed)).touch()
     if {broken} and replicas[0].seed == 0:
         raise errors.ConfigError("the first replica cannot be trained")
-    time.sleep(600)
+    time.sleep(10**6)
 
 
 if __name__ == "__main__":
@@ -519,7 +523,7 @@ def test_what_stops_one_of_two_jobs_stops_both_at_once_with_one_line(
             wait_for(lambda: broken or len(list(tmp_path.glob("[0-9]"))) == 2, process)
             if not broken:
                 os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it: to every process
-            _, err = process.communicate(timeout=60)
+            _, err = process.communicate(timeout=PATIENCE)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)

@@ -154,6 +154,7 @@ class TestCheck:
             {"overwrite": True},
             {"seeds": (2**63 - 1,)},
             {"epochs": 10_000_000},
+            {"depth": 10_000},
         ],
         ids=str,
     )
@@ -166,6 +167,8 @@ class TestCheck:
             ({"epochs": 0}, "epochs must be above zero, not 0"),
             ({"epochs": 10_000_001}, "epochs must be at most 10,000,000, not 10000001"),
             ({"jobs": 10**23}, f"jobs must be at most 10,000,000, not {10**23}"),
+            ({"depth": 10_001}, "depth must be at most 10,000, not 10001"),
+            ({"depth": 10_000_000}, "depth must be at most 10,000, not 10000000"),
             ({"seeds": (2**63,)}, f"seeds must be below 2^63, not {2**63}"),
             ({"seeds": (0, 2**64 + 1)}, f"seeds must be below 2^63, not {2**64 + 1}"),
             ({"epochs": -3}, "epochs must be above zero, not -3"),
@@ -193,6 +196,7 @@ class TestCheck:
 
 def write_data(path: Path, value: int = 0) -> Path:
     x, y = np.full((20, 4, 4), value, np.uint8), np.arange(20) % 2
+    x[0] = 9
     path.parent.mkdir(exist_ok=True)
     np.savez(path, x_train=x, y_train=y, x_test=x, y_test=y)
     return path

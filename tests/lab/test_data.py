@@ -4,8 +4,11 @@ import contextlib
 import pickle
 import shutil
 import struct
+import threading
+import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,12 +16,12 @@ import numpy as np
 import pytest
 import scipy.io
 import torch
-import torchvision.datasets.utils
+import torchvision.datasets
 from sklearn.datasets import load_digits
 
 from lab import data
 from lab.data import TORCHVISION, Images
-from lab.errors import DataError
+from lab.errors import DataError, ResultError
 
 
 @pytest.fixture(autouse=True)
@@ -131,6 +134,24 @@ class TestNpz:
         assert images.y_train.tolist() == [0, 1, 2, 0, 1]
         assert images.y_test.tolist() == [0, 1, 2, 0]
 
+    @pytest.mark.parametrize(
+        ("shape", "first"),
+        [
+            ((3, 32, 32), True),
+            ((1, 28, 28), True),
+            ((4, 8, 5), True),
+            ((32, 32, 3), False),
+            ((3, 8, 4), False),  # as documented where both could be
+            ((8, 8, 12), False),
+            ((28, 28, 1), False),
+        ],
+    )
+    def test_channels_may_come_first_where_they_cannot_be_last(self, tmp_path, shape, first):
+        x = np.random.default_rng(0).integers(1, 200, (5, *shape)).astype(np.uint8)
+        path = write(tmp_path / "a.npz", x_train=x, x_test=x[:4])
+        loaded = data.load_images(str(path)).x_train
+        np.testing.assert_array_equal(loaded, x if first else x.transpose(0, 3, 1, 2))
+
     def test_bytes_scale_from_0_and_255_to_0_and_1(self, tmp_path):
         x = arrays()["x_train"]
         x[0, 0, 0], x[0, 0, 1] = 0, 255
@@ -175,6 +196,11 @@ MALFORMED = {  # what is wrong -> the arrays that make it so
     "a label that int64 would wrap": {"y_train": np.array([0, 1, 2, 0, 2**64 - 1], np.uint64)},
     "a label that is no class": {"y_test": np.array([0, 1, 2, 10**9])},
     "a label too few": {"y_train": GOOD["y_train"][:-1]},
+    "a stray label": {"y_test": np.array([0, 1, 2, 60])},
+    "classes from one up": {"y_train": GOOD["y_train"] + 1, "y_test": GOOD["y_test"] + 1},
+    "test samples in other units": {"x_train": FLOAT["x_train"], "x_test": FLOAT["x_test"] * 255},
+    "test samples are zero": {"x_test": GOOD["x_test"] * 0},
+    "all samples are the same": {"x_train": np.repeat(GOOD["x_train"][:1], 5, 0)},
     "float labels": {"y_test": GOOD["y_test"].astype(float)},
     "one-hot labels": {"y_train": np.eye(3)[GOOD["y_train"]]},
     "text labels": {"y_train": GOOD["y_train"].astype(str)},
@@ -336,6 +362,60 @@ class TestTorchvision:
         shutil.rmtree(tmp_path / "data")
         WRITERS[name](tmp_path / "data", images, labels)
         assert "labels that are none of its 10 classes" in refusal(name, tmp_path / "data")
+
+    @pytest.mark.parametrize("part", ["train", "test"])
+    @pytest.mark.parametrize("more", [-3, 3])
+    def test_more_or_fewer_labels_than_images_are_one_line(self, tmp_path, part, more):
+        _, labels = write_torchvision("mnist", tmp_path / "data")
+        labels[part] = np.resize(labels[part], N[part] + more)
+        path = next((tmp_path / "data").rglob(f"{'train' if part == 'train' else 't10k'}-labels*"))
+        header = struct.pack(">II", 0x0801, len(labels[part]))
+        path.write_bytes(header + labels[part].astype(np.uint8).tobytes())
+        line = refusal("mnist", tmp_path / "data")
+        assert f"y_{part} must be {N[part]} class indices" in line
+        assert f"({N[part] + more},)" in line
+
+    def test_images_of_another_size_for_the_test_are_one_line(self, tmp_path):
+        write_torchvision("mnist", tmp_path / "data")
+        path = next((tmp_path / "data").rglob("t10k-images*"))
+        path.write_bytes(struct.pack(">IIII", 0x0803, N["test"], 14, 14) + bytes(14 * 14 * 12))
+        assert "differ in shape, (28, 28) and (14, 14)" in refusal("mnist", tmp_path / "data")
+
+    def test_a_download_is_waited_for(self, tmp_path, monkeypatch):
+        """A program that reads while another downloads sees all or nothing of the files."""
+        root, written = tmp_path / "data", tmp_path / "written"
+        write_torchvision("mnist", written)
+        begun = threading.Event()
+
+        def download(self) -> None:
+            for path in sorted((written / "MNIST" / "raw").iterdir()):
+                copy = root / "MNIST" / "raw" / path.name
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                copy.touch()
+                begun.set()
+                time.sleep(0.05)  # in which the other would read an empty file
+                copy.write_bytes(path.read_bytes())
+
+        def exists(self) -> bool:
+            return len(list((root / "MNIST" / "raw").glob("*"))) == 4
+
+        monkeypatch.setattr(torchvision.datasets.MNIST, "download", download)
+        monkeypatch.setattr(torchvision.datasets.MNIST, "_check_exists", exists)
+        with ThreadPoolExecutor(1) as other:
+            first = other.submit(data.load_images, "mnist", root)
+            begun.wait()
+            second = data.load_images("mnist", root, "cpu")
+        assert first.result().fingerprint == second.fingerprint
+        assert not list(root.glob(".*"))
+
+    def test_a_folder_that_cannot_be_written_to_is_read(self, tmp_path, monkeypatch):
+        write_torchvision("mnist", tmp_path / "data")
+
+        def refuse(path: Path, *_: object, **__: object) -> None:
+            raise ResultError(f"{path} cannot be locked: Read-only file system")
+
+        monkeypatch.setattr(data.files, "locked", refuse)
+        assert len(data.load_images("mnist", tmp_path / "data").x_train) == N["train"]
 
     def test_svhn_calls_the_digit_zero_zero(self, tmp_path):
         write_torchvision("svhn", tmp_path / "data")

@@ -105,6 +105,31 @@ class TestWriteWhole:
         assert not left.exists()
         assert list(tmp_path.iterdir()) == [tmp_path / "other"]
 
+    def test_what_was_left_goes_with_the_next_write_and_what_is_being_written_stays(self, tmp_path):
+        path = tmp_path / "file"
+        begin = "import os, sys; files.write_whole(Path('file'), lambda _: {})\n"
+        code = (
+            f"import sys; sys.path.insert(0, {str(SOURCE)!r})\n"
+            "from pathlib import Path; from lab import files\n"
+        )
+        dead = code + begin.format("os.kill(os.getpid(), 9)")
+        slow = code + begin.format("(print('begun', flush=True), sys.stdin.read())")
+        subprocess.run([sys.executable, "-c", dead], cwd=tmp_path, check=False)
+        (left,) = tmp_path.iterdir()
+        with subprocess.Popen(
+            [sys.executable, "-c", slow], cwd=tmp_path, stdin=-1, stdout=subprocess.PIPE
+        ) as writer:
+            assert writer.stdout.readline() == b"begun\n"
+            assert not left.exists()
+            (begun,) = tmp_path.iterdir()
+            write(path)
+            files.remove_left(path)
+            assert set(tmp_path.iterdir()) == {begun, path}
+            writer.stdin.close()
+            assert writer.wait() == 0
+        assert path.read_bytes() == b""  # the slow one's, the last
+        assert list(tmp_path.iterdir()) == [path]
+
     def test_a_folder_is_there_whole_or_as_it_was(self, tmp_path):
         path = tmp_path / "folder"
         for content in (b"first", b"second"):
@@ -144,6 +169,19 @@ class TestWritable:
         files.check_writable(tmp_path)
         assert list(tmp_path.iterdir()) == []
 
+    def test_two_that_ask_at_once_are_not_in_each_others_way(self, tmp_path):
+        code = (
+            f"import sys; sys.path.insert(0, {str(SOURCE)!r})\n"
+            "from pathlib import Path; from lab import files\n"
+            "for _ in range(300):\n"
+            "    files.check_writable(Path('a/b'))\n"
+            "    files.write_whole(Path('file'), lambda file: file.write(b'content'))\n"
+        )
+        words = [sys.executable, "-c", code]
+        both = [subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE) for _ in range(2)]
+        assert [process.communicate()[1] for process in both] == [b"", b""]
+        assert list(tmp_path.iterdir()) == [tmp_path / "file"]
+
     @pytest.mark.parametrize(
         ("place", "reason"),
         [
@@ -176,8 +214,10 @@ class TestWritable:
         def full(*_: object) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-        monkeypatch.setattr(files.Path, "write_bytes", full)
-        assert "No space left on device" in refusal(files.check_writable, tmp_path / "a")
+        with monkeypatch.context() as patch:
+            patch.setattr(files.os, "write", full)
+            line = refusal(files.check_writable, tmp_path / "a")
+        assert "No space left on device" in line
         assert list(tmp_path.iterdir()) == []
 
 

@@ -1,6 +1,9 @@
 """What made a number: any change of code, packages, processor or data gives another key."""
 
+import hashlib
+import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,82 @@ SOURCE = Path(provenance.__file__).parents[1]
 def test_a_program_outside_git_has_an_unknown_commit(monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert provenance.commit.__wrapped__() == "unknown"
+
+
+def git(folder: Path, *words: str) -> str:
+    own = ["-c", "user.name=a", "-c", "user.email=a", "-c", "commit.gpgsign=false"]
+    command = ["git", "-C", str(folder), *own, *words]
+    environment = {name: v for name, v in os.environ.items() if not name.startswith("GIT_")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def make_repository(folder: Path, *add: str) -> str:
+    """A repository with a commit; returns its first twelve digits."""
+    folder.mkdir(exist_ok=True)
+    git(folder, "init", "-q")
+    (folder / "file").touch()
+    git(folder, "add", "file", *add)
+    git(folder, "commit", "-qm", "first")
+    return git(folder, "rev-parse", "--short=12", "HEAD")
+
+
+class TestCommit:
+    @pytest.fixture
+    def root(self, tmp_path) -> Path:
+        """A tree of this project's shape."""
+        module = tmp_path / "outer" / "copy" / "src" / "lab" / "provenance.py"
+        module.parent.mkdir(parents=True)
+        module.touch()
+        return module.parents[2]
+
+    def said(self, root: Path) -> str:
+        return provenance.commit_of(root / "src" / "lab" / "provenance.py")
+
+    def test_is_of_the_trees_own_repository(self, root):
+        commit = make_repository(root, "src")
+        assert self.said(root) == commit
+        (root / "src" / "lab" / "provenance.py").write_text("edited")
+        assert self.said(root) == f"{commit}-dirty"
+
+    def test_is_unknown_within_another_repository(self, root):
+        assert self.said(root) == "unknown"
+        make_repository(root.parent)
+        assert self.said(root) == "unknown"
+        git(root.parent, "add", ".")
+        git(root.parent, "commit", "-qm", "theirs")
+        assert self.said(root) == "unknown"
+
+    def test_is_unknown_where_another_repository_lies_in_its_place(self, root):
+        make_repository(root)  # the source is not in it
+        assert self.said(root) == "unknown"
+
+    def test_is_not_what_the_environment_names(self, root, tmp_path, monkeypatch):
+        make_repository(tmp_path / "other")
+        monkeypatch.setenv("GIT_DIR", str(tmp_path / "other" / ".git"))
+        monkeypatch.setenv("GIT_WORK_TREE", str(root))
+        assert self.said(root) == "unknown"
+        commit = make_repository(root, "src")
+        assert self.said(root) == commit
+
+    def test_of_an_archive_is_unknown(self, root):
+        make_repository(root.parent, "copy")
+        archive = Path(shutil.make_archive(str(root.parent / "a"), "zip", root / "src"))
+        assert provenance.commit_of(archive / "lab" / "provenance.py") == "unknown"
+
+    def test_here_is_what_git_says_or_unknown(self):
+        said = provenance.commit().removesuffix("-dirty")
+        assert said == "unknown" or git(SOURCE.parent, "rev-parse", "HEAD").startswith(said)
+
+
+def test_the_code_of_an_archive_is_named_by_its_content(tmp_path):
+    names = {hashlib.sha256().hexdigest()[:16]}  # of nothing
+    for text in ("one", "other"):
+        (tmp_path / "src" / "core").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "src" / "core" / "agop.py").write_text(text)
+        archive = Path(shutil.make_archive(str(tmp_path / text), "zip", tmp_path / "src"))
+        names |= {provenance.digest_code(archive), provenance.digest_code(archive / "src")}
+    assert len(names) == 3
 
 
 def test_the_code_is_named_by_its_content_alone(tmp_path):

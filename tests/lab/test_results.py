@@ -208,6 +208,22 @@ UNUSABLE = {  # what is wrong -> makes it so
         for key in ("experiment", "name", "config", "axes", "data", "commit", "device", "seconds")
     },
     "no fingerprint": lambda path: np.savez(path, meta=without("data", {"name": "mine"})),
+    **{
+        f"{wrong!a} for what has diverged": lambda path, wrong=wrong: np.savez(
+            path, meta=without("diverged", wrong)
+        )
+        for wrong in ({}, [{}], [{"seed": 0}], [{"seed": "0", "epoch": 1}], [[0, 1]], [True])
+    },
+    **{
+        f"escape codes in {key}": lambda path, key=key: np.savez(
+            path, meta=without(key, "\x1b[2J\x1b]0;mine\x07")
+        )
+        for key in ("commit", "name", "device", "experiment")
+    },
+    "escape codes in a setting": lambda path: np.savez(path, meta=without("config", {"a": ["\r"]})),
+    "escape codes in a setting's name": lambda path: np.savez(
+        path, meta=without("config", {"\x9b2J": 1})
+    ),
     "a FIFO": lambda path: (path.unlink(), os.mkfifo(path)),
     "a folder": lambda path: (path.unlink(), path.mkdir()),
     "a link to itself": lambda path: (path.unlink(), path.symlink_to(path)),
@@ -249,6 +265,12 @@ class TestUnusableFiles:
         meta = make().meta | {"schema": schema}
         np.savez(tmp_path / "a.npz", meta=np.array(json.dumps(meta)))
         assert f"schema {schema}" in refusal(tmp_path / "a.npz")
+
+    def test_an_array_that_is_missing_is_one_line(self, tmp_path):
+        with pytest.raises(ResultError) as caught:
+            _ = results.read(saved(tmp_path))["absent"]
+        line = "result whiten/mine-plain has no array absent: run its experiment with --overwrite"
+        assert str(caught.value) == line
 
     def test_a_missing_file_is_one_line_with_the_remedy(self, tmp_path):
         assert "run its experiment" in refusal(tmp_path / "absent.npz")

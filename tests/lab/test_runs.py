@@ -1,6 +1,7 @@
 """Runs: what is missing is trained together, and a run that was cut off goes on where it was."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from importlib import import_module
 from itertools import count
 
 import numpy as np
@@ -105,6 +106,33 @@ class TestResume:
         (path,) = files(tmp_path)
         path.write_bytes(path.read_bytes()[:50])
         assert train(plan(tmp_path)) == ALL
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"arrays": {}},
+            {"arrays": {"weight": np.zeros(3)}},
+            {"arrays": {"weight": np.zeros(3), runs.SECONDS: np.zeros(2)}},
+            {"diverged": "soon", "message": "x"},
+            {"diverged": 1},
+            {"diverged": 1, "message": "\x1b[2J"},
+            {"diverged": True, "message": "x"},
+        ],
+        ids=str,
+    )
+    def test_a_forged_replica_is_trained_again(self, change, tmp_path):
+        first = plan(tmp_path)[0]
+        meta = {"replica": results.plain(asdict(first.replicas[0])), **change}
+        arrays = meta.pop("arrays", {runs.SECONDS: np.array(0.0)})
+        results.write_npz(first.partial._path(first.replicas[0]), arrays, meta)
+        assert train(plan(tmp_path)) == ALL
+        assert_whole(plan(tmp_path))
+
+    def test_a_forged_replica_of_other_shapes_is_one_line(self, tmp_path):
+        first = plan(tmp_path)[0]
+        first.partial.put(first.replicas[0], {"more": np.zeros(4), runs.SECONDS: np.array(0.0)})
+        with pytest.raises(ResultError, match=r"mine-lr0\.1 is of other shapes: remove its"):
+            train(plan(tmp_path))
 
     def test_overwrite_sees_no_replica_of_before(self, tmp_path):
         interrupt(plan(tmp_path), after=3)
@@ -280,7 +308,80 @@ def test_unflatten_makes_the_replica_axis_a_grid_in_row_major_order():
     assert found["value"][1, 0].tolist() == arrays["value"][3].tolist()
 
 
-@pytest.mark.parametrize("name", ["..", "a/b", "../a"])
+class TestNames:
+    """Rates .052417 and .091583 have the same first eight digits of a digest, found by search."""
+
+    def run(self, folder, rate, **changes):
+        config = Config(results=folder, **changes)
+        settings = {"a": rate, **config.hyperparameters()}
+        return Run(config, "experiment", "mine", settings, DATA, {}, ())
+
+    def save(self, run, path):
+        meta = results.make_meta("experiment", "mine", run.settings, {}, DATA, "cpu", 0)
+        results.write(path, results.Result({}, meta))
+
+    @pytest.fixture
+    def short(self, monkeypatch):
+        """Digests of which the first digits are all the same."""
+        digest = results.digest
+
+        def same(settings, earlier=None, digits=results.DIGITS):
+            whole = digest(settings, earlier, digits)
+            return "0" * 8 + whole[8:]
+
+        monkeypatch.setattr(results, "digest", same)
+
+    @pytest.mark.usefixtures("short")
+    def test_a_result_of_before_keeps_its_name_and_another_takes_it_for_none_of_its(self, tmp_path):
+        first, second = (self.run(tmp_path, rate) for rate in (0.1, 0.2))
+        before = first.path.with_name("mine-00000000.npz")
+        self.save(first, before)
+        mine, other = self.run(tmp_path, 0.1), self.run(tmp_path, 0.2)
+        assert (mine.path, mine.missing()) == (before, False)
+        assert (other.path, other.missing()) == (second.path, True)
+        assert self.run(tmp_path, 0.1, overwrite=True).path == before
+        assert self.run(tmp_path, 0.2, overwrite=True).path == second.path
+
+    @pytest.mark.usefixtures("short")
+    def test_a_damaged_result_of_before_is_named_and_overwritten(self, tmp_path):
+        before = self.run(tmp_path, 0.1).path.with_name("mine-00000000.npz")
+        before.parent.mkdir(parents=True)
+        before.write_bytes(b"damaged")
+        with pytest.raises(ResultError, match=r"mine-00000000\.npz is not a result"):
+            self.run(tmp_path, 0.1).missing()
+        assert self.run(tmp_path, 0.1, overwrite=True).path == before
+
+    @pytest.mark.parametrize("change", [{"a": 0.2}, {"a": "0.1"}, {"b": 1}])
+    def test_a_result_of_another_configuration_is_refused(self, change, tmp_path):
+        run = self.run(tmp_path, 0.1)
+        other = Run(run.config, run.experiment, run.name, {**run.settings, **change}, DATA, {}, ())
+        self.save(other, run.path)
+        with pytest.raises(ResultError, match=f"was made with another {next(iter(change))}: move"):
+            self.run(tmp_path, 0.1).missing()
+
+    def test_every_committed_result_is_found_by_its_name(self):
+        paths = [*(cli.ROOT / "results" / "paper").glob("*/*.npz")]
+        for path in paths:
+            found = results.read(path)
+            name, _, digits = path.stem.rpartition("-")
+            assert name == found.name
+            if results.digest(found.config, digits=len(digits)) != digits:
+                earlier = cli.preset(import_module(f"experiment.{path.parent.name}")).earlier
+                assert results.digest(found.config, earlier, len(digits)) == digits
+        assert paths
+
+
+def test_a_replica_of_nothing_but_nan_is_an_error_and_nothing_is_saved(tmp_path):
+    def measure(replicas):
+        rows = np.array([[np.nan, r.seed or np.nan, np.nan] for r in replicas])
+        return {"weight": rows}
+
+    with pytest.raises(ResultError, match=r"mine-lr0.1, seed 0.*: weight is nan throughout, so"):
+        list(runs.train(measure, plan(tmp_path)))
+    assert files(tmp_path) == set()
+
+
+@pytest.mark.parametrize("name", ["..", "a/b", "../a", "a\x1b[2J", "a\nb"])
 def test_a_name_never_leaves_its_folder(name):
     with pytest.raises(ConfigError, match="cannot be the name of a file"):
         _ = Run(Config(), "experiment", name, {}, DATA, {}, ()).path

@@ -154,7 +154,7 @@ def test_an_error_that_cannot_be_sent_is_told():
 
 
 def test_a_run_that_is_given_up_leaves_nobody_at_work(assert_nobody_works_on):
-    making = workers.work(act, [("return", 0), ("sleep", 60)], 2, ["", ""])
+    making = workers.work(act, [("return", 0), ("sleep", 10**6)], 2, ["", ""])
     assert next(making)[0] == 0
     making.close()
     assert_nobody_works_on()
@@ -167,7 +167,7 @@ import psutil, test_workers
 from lab import workers
 
 if __name__ == "__main__":
-    making = workers.work(test_workers.act, [("blocked",), ("sleep", 60)], 2, ["", ""])
+    making = workers.work(test_workers.act, [("blocked",), ("sleep", 10**6)], 2, ["", ""])
     print(*map(int, next(making)[1]))
     print(*[child.pid for child in psutil.Process().children(recursive=True)], flush=True)
     os.kill(os.getpid(), 9)
@@ -186,5 +186,5 @@ def test_a_worker_hears_no_terminal_and_does_not_outlive_the_process_that_asked(
     processes = [
         psutil.Process(pid) for pid in map(int, children.split()) if psutil.pid_exists(pid)
     ]
-    _, alive = psutil.wait_procs(processes, timeout=2)
+    _, alive = psutil.wait_procs(processes, timeout=600)
     assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]

@@ -127,3 +127,24 @@ def test_results_are_in_the_papers_order_of_data_sets_and_others_last():
     runs = [run(label) for label in ("digits", "cifar10_jpeg", "mnist", "cifar100")]
     ordered = plot.in_order(runs, ("mnist", "svhn", "cifar10", "cifar100"))
     assert [r.label for r in ordered] == ["mnist", "cifar10_jpeg", "cifar100", "digits"]
+
+
+def test_an_animation_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
+    figure, ax = plot.plt.subplots(figsize=(1, 1))
+    (line,) = ax.plot([0, 1])
+    animation = plot.FuncAnimation(figure, lambda k: line.set_ydata([0, k]), range(3))
+    path = tmp_path / "a.gif"
+    path.write_bytes(b"before")
+
+    def killed(*_):
+        assert path.read_bytes() == b"before"
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(plot.files.os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            plot.save_animation(animation, path, 2, dpi=30)
+    assert [*tmp_path.iterdir()] == [path]
+    assert path.read_bytes() == b"before"
+    plot.save_animation(animation, path, 2, dpi=30)
+    assert path.read_bytes()[:4] == b"GIF8"

@@ -7,14 +7,15 @@ model = build("bert-base-uncased", texts.labels, texts.task.tagged, seed=0)
 """
 
 import functools
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
 from datasets import Dataset
-from tokenizers import pre_tokenizers
+from tokenizers import normalizers
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -35,6 +36,8 @@ from lab.replicas import generator
 from lab.text.tasks import Task, first_line
 
 IGNORED = -100  # label of a token that has none, as in torch's cross-entropy
+PROBE = [[2, 3, 4], [2, 3, 2]]  # rows of tokens that differ in the last
+MOST_TRIED = 4096  # tokens of the row that an encoder is tried with
 
 
 def quiet() -> None:
@@ -44,7 +47,7 @@ def quiet() -> None:
     hub_logging.set_verbosity_error()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    datasets.utils.logging.set_verbosity_error()
+    datasets.utils.logging.set_verbosity(datasets.utils.logging.CRITICAL)
     datasets.disable_progress_bars()
 
 
@@ -80,7 +83,7 @@ def load_tokenizer(
         raise DataError(f"{problem}: take an encoder, such as BERT")
     check_length(max_length, tokenizer.model_max_length)
     if tokenizer.is_fast:
-        _begin_words_with_a_space(tokenizer.backend_tokenizer.pre_tokenizer)
+        _see_where_words_begin(model, tokenizer)
     return tokenizer
 
 
@@ -90,16 +93,62 @@ def check_length(max_length: int, most: int) -> None:
         raise ConfigError(f"max_length must be at most {most}, not {max_length}")
 
 
-def _begin_words_with_a_space(pre_tokenizer: Any) -> None:
-    """Let a byte-level tokenizer see where words begin.
+def _see_where_words_begin(model: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let single words become the tokens that they are in a text, where a space is part of them.
 
-    Of the classes only some, as RoBERTa's, know the option add_prefix_space.
+    Tokenizers have many ways to mark a space, and each word of a list is normalised alone: so each
+    begins with a space, and so does a text. Raises DataError where words still lose their marks.
     """
-    if isinstance(pre_tokenizer, pre_tokenizers.Sequence):
-        for part in pre_tokenizer:
-            _begin_words_with_a_space(part)
-    elif isinstance(pre_tokenizer, pre_tokenizers.ByteLevel):
-        pre_tokenizer.add_prefix_space = True
+    backend = tokenizer.backend_tokenizer
+    if not _words_are_those_of_a_text(tokenizer):
+        before = [backend.normalizer] if backend.normalizer else []
+        backend.normalizer = normalizers.Sequence([normalizers.Prepend(" "), *before])
+        if not _words_are_those_of_a_text(tokenizer):
+            problem = f"the tokenizer of {model} makes other tokens of words than of their text"
+            raise DataError(f"{problem}: take another model")
+
+
+def _words_are_those_of_a_text(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether words of the vocabulary, as a list and as a text, are the same tokens."""
+    pieces = tokenizer.get_vocab().keys() - tokenizer.get_added_vocab().keys()
+    words = {re.sub("^(##|▁|Ġ)|</w>$", "", piece) for piece in pieces}
+    words = sorted(word for word in words if word.isascii() and word.isalpha())
+    words = words[:: 1 + len(words) // 100]  # a hundred are enough
+    alone, joined = (
+        tokenizer(text, is_split_into_words=split, add_special_tokens=False)["input_ids"]
+        for text, split in ((words, True), (" ".join(words), False))
+    )
+    return alone == joined
+
+
+def check_takes(
+    model: str, revision: str, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> None:
+    """Find out whether an encoder takes every token of its tokenizer, and rows of max_length.
+
+    Raises:
+        DataError: its vocabulary is smaller than the tokenizer's.
+        ConfigError: it has fewer positions.
+    """
+    encoder = build(model, ("0", "1"), True, 0, revision).base_model.eval()
+    known, needed = _vocabulary(encoder), 1 + max(tokenizer.get_vocab().values())
+    if known < needed:
+        problem = f"model {model} has a vocabulary of {known} tokens, its tokenizer {needed}"
+        raise DataError(f"{problem}: give a model with its own tokenizer")
+    check_length(max_length, getattr(encoder.config, "max_position_embeddings", max_length))
+    token = next(i for i in range(known) if i != tokenizer.pad_token_id)
+    row = torch.full((1, min(max_length, MOST_TRIED)), token)
+    try:
+        with torch.no_grad():
+            encoder(input_ids=row)
+    except (IndexError, RuntimeError) as error:  # RoBERTa has two fewer than it says
+        raise ConfigError(
+            f"max_length must be below {max_length}: {model} has no positions for so many tokens"
+        ) from error
+
+
+def _vocabulary(encoder: PreTrainedModel) -> int:
+    return len(encoder.get_input_embeddings().weight)
 
 
 def encode(
@@ -201,13 +250,12 @@ def build(
             )
         except Exception as error:  # transformers raises nearly anything on a foreign folder
             raise unavailable(model, error) from error
-    prefix = f"{loaded.base_model_prefix}."
-    missing = sorted(
-        key for key in info["missing_keys"] if key.startswith(prefix) and "pooler" not in key
-    )
-    reason = f"lacks {missing[0]}" if missing else ""
+    drawn = _not_from_the_file(loaded, info)
+    reason = f"lacks {drawn}" if drawn else ""
     if not reason and shape.is_encoder_decoder:
         reason = "has a decoder"
+    if not reason and _vocabulary(loaded) <= max(map(max, PROBE)):
+        reason = f"has a vocabulary of {_vocabulary(loaded)} tokens"
     if not reason and reads_backwards_only(loaded):
         reason = "is causal, its first token sees no other"
     if reason:
@@ -216,11 +264,26 @@ def build(
     return loaded
 
 
+def _not_from_the_file(loaded: PreTrainedModel, info: Mapping[str, Any]) -> str | None:
+    """The first tensor of a model's encoder that was drawn at random, and why, if there is one.
+
+    A pooler that is missing belongs to the head.
+    """
+    drawn = {key: key for key in info["missing_keys"] if "pooler" not in key}
+    drawn |= {
+        key: f"{key} of shape {tuple(own)}, the file has {tuple(stored)}"
+        for key, stored, own in info["mismatched_keys"]
+    }
+    encoder = next(name for name, part in loaded.named_modules() if part is loaded.base_model)
+    keys = (f"{encoder}.{key}".lstrip(".") for key in loaded.base_model.state_dict())
+    return next((drawn[key] for key in keys if key in drawn), None)
+
+
 @torch.no_grad()
 def reads_backwards_only(model: PreTrainedModel) -> bool:
     """Whether the first token's features stay when a later token changes, as in causal models."""
     mode = model.training
-    ids = torch.tensor([[2, 3, 4], [2, 3, 2]])
+    ids = torch.tensor(PROBE)
     first = model.eval().base_model(input_ids=ids).last_hidden_state[:, 0]
     model.train(mode)
     return torch.allclose(*first, rtol=1e-5, atol=1e-6)
@@ -228,6 +291,13 @@ def reads_backwards_only(model: PreTrainedModel) -> bool:
 
 @functools.lru_cache(maxsize=2)
 def fingerprint(model: str, revision: str = "main") -> str:
-    """First 16 hexadecimal digits of the SHA-256 of a pre-trained encoder's weights."""
+    """First 16 hexadecimal digits of the SHA-256 of a pre-trained encoder's weights.
+
+    Raises:
+        DataError: see `build`; or a weight is not finite.
+    """
     weights = build(model, ("0", "1"), True, 0, revision).base_model.state_dict()
+    for name, values in weights.items():
+        if not values.isfinite().all():
+            raise DataError(f"model {model} has weights that are not finite, {name}: take another")
     return data.fingerprint(*weights.values())

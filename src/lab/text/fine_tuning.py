@@ -24,7 +24,6 @@ from transformers import (
 )
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from lab import cpu
 from lab.errors import ConfigError, Diverged
 from lab.replicas import generator, progress_bar
 from lab.results import Arrays
@@ -45,20 +44,6 @@ def is_first_process() -> bool:
 def is_distributed() -> bool:
     """Whether this process is one of torchrun's."""
     return "WORLD_SIZE" in os.environ
-
-
-def jobs_and_threads(jobs: int | None, seeds: int) -> tuple[int, int]:
-    """Processes on the CPU that each train one seed at a time, and threads of each.
-
-    Args:
-        jobs: processes; None: one a core. Under torchrun all processes train the same seed.
-        seeds: how many there are to train.
-    """
-    cores = cpu.available_cores()
-    if "LOCAL_WORLD_SIZE" in os.environ:  # torchrun
-        return 1, max(1, cores // int(os.environ["LOCAL_WORLD_SIZE"]))
-    jobs = min(jobs or cores, seeds)
-    return jobs, max(1, cores // jobs)
 
 
 def training_arguments(

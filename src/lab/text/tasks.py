@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 import datasets
 import torch
 from datasets import Dataset, DatasetDict
+from datasets.exceptions import DatasetGenerationError
 
 from lab import provenance
 from lab.errors import ConfigError, DataError
@@ -158,16 +160,29 @@ def _load(name: str, folder: Path | None, examples: int) -> Texts:
 def _read(name: str, folder: Path | None) -> DatasetDict:
     try:
         if folder is not None:
+            _check_inside(folder)
             return datasets.load_dataset(str(folder))
         task = TASKS[name]
         return datasets.load_dataset(task.hub, task.subset, revision=task.revision)
+    except DataError:
+        raise
     except Exception as error:  # datasets and pyarrow raise nearly anything on damaged files
         where = folder or "the hub"
         remedy = "give parquet, csv or json"
         if folder is None:
             remedy = "a network is needed once, or --task-data FOLDER"
-        reason = f"{name}: data cannot be read from {where} ({first_line(error)})"
+        cause = error.__cause__ if isinstance(error, DatasetGenerationError) else None
+        reason = f"{name}: data cannot be read from {where} ({first_line(cause or error)})"
         raise DataError(f"{reason}: {remedy}") from error
+
+
+def _check_inside(folder: Path) -> None:
+    """Raise DataError where a README.md in the folder names files that are not in it."""
+    inside = folder.resolve(), Path(os.path.normpath(folder.absolute()))
+    for paths in datasets.load_dataset_builder(str(folder)).config.data_files.values():
+        for path in map(os.path.normpath, paths):
+            if not any(Path(path).is_relative_to(place) for place in inside):
+                raise DataError(f"{folder}: its README.md names {path}, which is not in the folder")
 
 
 def first_line(error: Exception) -> str:
@@ -225,13 +240,13 @@ def _check_columns(label: str, task: Task, rows: Dataset) -> None:
 
 
 def _label_names(task: Task, train: Dataset, validation: Dataset) -> tuple[str, ...]:
-    """Names of the classes: the data's own, or the integers up to the largest."""
+    """Names of the classes: the data's own, or 0 to K − 1 where there are K different labels."""
     feature = train.features[task.label]
     names = getattr(getattr(feature, "feature", feature), "names", None)
     if names:
         return tuple(names)
     labels = {label for rows in (train, validation) for label in _flat_labels(task, rows)}
-    return tuple(map(str, range(max(labels - {None}, default=0) + 1)))
+    return tuple(map(str, range(sum(label is not None and label >= 0 for label in labels))))
 
 
 def _flat_labels(task: Task, rows: Dataset) -> list[int | None]:
@@ -241,12 +256,11 @@ def _flat_labels(task: Task, rows: Dataset) -> list[int | None]:
 
 
 def _check_rows(where: str, task: Task, rows: Dataset, classes: int) -> None:
-    remedy = "leave those rows out"
     if not len(rows):
         raise DataError(f"{where} has no rows")
     for column in task.columns:
         if any(value is None or (task.tagged and None in value) for value in rows[column]):
-            raise DataError(f"{where}: column {column} has empty entries: {remedy}")
+            raise DataError(f"{where}: column {column} has empty entries: leave those rows out")
     if task.tagged:
         words = task.columns[0]
         pairs = zip(rows[words], rows[task.label], strict=True)
@@ -254,11 +268,12 @@ def _check_rows(where: str, task: Task, rows: Dataset, classes: int) -> None:
             differ = f"{words} and {task.label} differ in length"
             raise DataError(f"{where}: {differ}: one label a word is needed")
     labels = _flat_labels(task, rows)
-    for label in labels:
-        if label is None or not 0 <= label < classes:
-            raise DataError(f"{where}: label {label} is not in 0 to {classes - 1}: {remedy}")
     if len(set(labels)) < 2:
         raise DataError(f"{where}: {task.label} has one class only, there is nothing to tell apart")
+    for label in labels:
+        if label is None or not 0 <= label < classes:
+            remedy = "leave those rows out, or number the classes from 0 without a gap"
+            raise DataError(f"{where}: label {label} is not in 0 to {classes - 1}: {remedy}")
 
 
 def draw(rows: Dataset, number: int | None) -> Dataset:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset, Features, List, Value
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import (
     BertConfig,
@@ -167,6 +167,67 @@ class TestEncode:
         assert words == ["<s>", "Ġa", "re", "Ġa", "re", "</s>"]
 
 
+UNIGRAM = [("[PAD]", 0.0), ("[UNK]", 0.0)]
+UNIGRAM += [(f"▁{word}", -1.0) for word in ("hello", "big", "world")]
+UNIGRAM += [(word, -3.0) for word in ("hello", "big", "world", "▁")]
+AS_ONE = [("▁big▁hello", 0.0)]  # a token of two words
+PREPEND = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+META = pre_tokenizers.Metaspace
+MARKED = {  # how spaces are marked -> vocabulary, normalizer, pre-tokenizer
+    "Gemma": (UNIGRAM, normalizers.Replace(" ", "▁"), pre_tokenizers.Split(" ", "isolated")),
+    "Llama": (UNIGRAM, PREPEND, None),
+    "never prepended": (UNIGRAM, None, META(prepend_scheme="never")),
+    "prepended at first": (UNIGRAM, None, META(prepend_scheme="first")),
+    "always prepended": (UNIGRAM, None, META(prepend_scheme="always")),
+    "never, not split": (UNIGRAM, None, META(prepend_scheme="never", split=False)),
+    "in a sequence": (
+        UNIGRAM,
+        normalizers.Lowercase(),
+        pre_tokenizers.Sequence([META(prepend_scheme="never"), pre_tokenizers.Digits()]),
+    ),
+    "stripped": (UNIGRAM, normalizers.Strip(), META(prepend_scheme="always")),
+}
+
+
+def save_unigram(folder: Path, vocabulary, normalizer, pre_tokenizer) -> Tokenizer:
+    backend = Tokenizer(models.Unigram(vocabulary, unk_id=1))
+    if normalizer:
+        backend.normalizer = normalizer
+    if pre_tokenizer:
+        backend.pre_tokenizer = pre_tokenizer
+    roles = {"pad_token": "[PAD]", "unk_token": "[UNK]"}
+    PreTrainedTokenizerFast(tokenizer_object=backend, **roles).save_pretrained(folder)
+    BertConfig().save_pretrained(folder)
+    return backend
+
+
+class TestWordsOfATokenizer:
+    @pytest.mark.parametrize("kind", MARKED)
+    def test_are_the_tokens_that_they_are_in_a_sentence(self, kind, tmp_path):
+        backend = save_unigram(tmp_path, *MARKED[kind])
+        tokenizer = encoders.load_tokenizer(str(tmp_path))
+        words = ["hello", "big", "world", "big"]
+        of_text = backend.encode(" ".join(words)).tokens
+        coded = tokenizer(words, is_split_into_words=True)
+        assert tokenizer.convert_ids_to_tokens(coded["input_ids"])[1:] == of_text[1:]
+        assert of_text[1:] == ["▁big", "▁world", "▁big"]
+        assert coded.word_ids() == [0, 1, 2, 3]
+        assert tokenizer(" ".join(words))["input_ids"] == coded["input_ids"]
+
+    def test_that_begin_in_one_token_are_refused(self, tmp_path):
+        save_unigram(tmp_path, UNIGRAM + AS_ONE, PREPEND, None)
+        with pytest.raises(DataError, match="other tokens of words than of their text"):
+            encoders.load_tokenizer(str(tmp_path))
+
+    @pytest.mark.parametrize("kind", AWKWARD)
+    def test_that_are_right_already_stay_as_they_are(self, kind, tmp_path):
+        before = AWKWARD[kind]()
+        before.save_pretrained(tmp_path)
+        BertConfig().save_pretrained(tmp_path)
+        after = encoders.load_tokenizer(str(tmp_path))
+        assert after.backend_tokenizer.to_str() == before.backend_tokenizer.to_str()
+
+
 class TestBatches:
     def test_are_padded_to_their_longest_row_and_no_further(self, tokenizer):
         rows = encoders.encode(TASKS["ner"], TAGGED, tokenizer, 64).remove_columns("length")
@@ -322,6 +383,74 @@ class TestBadModels:
         assert lacks in refusal(tmp_path)
         (tmp_path / "model.safetensors").write_bytes(whole[:1000])
         assert "cannot be loaded" in refusal(tmp_path)
+
+    @pytest.mark.parametrize(
+        ("changed", "first"),
+        [
+            ({"hidden_size": 8}, "embeddings.word_embeddings.weight of shape (140, 8)"),
+            ({"vocab_size": 141}, "embeddings.word_embeddings.weight of shape (141, 16)"),
+            ({"max_position_embeddings": 41}, "embeddings.position_embeddings.weight of shape"),
+            ({"type_vocab_size": 3}, "embeddings.token_type_embeddings.weight of shape (3, 16)"),
+            ({"intermediate_size": 31}, "encoder.layer.0.intermediate.dense.weight of shape (31,"),
+            ({"num_hidden_layers": 4}, "encoder.layer.2.attention.self.query.weight"),
+        ],
+    )
+    @pytest.mark.parametrize("kind", ["bert", "fine-tuned"])
+    def test_a_tensor_that_is_not_the_files_is_named(
+        self, refusal, saved, tmp_path, kind, changed, first
+    ):
+        BertConfig(**SIZE | changed).save_pretrained(tmp_path)
+        (tmp_path / "model.safetensors").symlink_to(saved / kind / "model.safetensors")
+        assert f"it lacks bert.{first}" in refusal(tmp_path)
+        with pytest.raises(DataError):
+            encoders.fingerprint(str(tmp_path))
+
+    @pytest.mark.parametrize("kind", ["roberta", "distilbert"])
+    @pytest.mark.parametrize("place", [0, 7, -1])
+    @pytest.mark.parametrize("way", ["missing", "of another shape", "of another name"])
+    def test_one_tensor_that_is_wrong_is_named(self, refusal, saved, tmp_path, kind, place, way):
+        stored = load_file(saved / kind / "model.safetensors")
+        names = sorted(name for name in stored if "pooler" not in name)
+        name = names[place]
+        values = stored.pop(name)
+        if way != "missing":
+            stored[name if "shape" in way else f"{name}s"] = torch.cat([values, values])
+        for path in (saved / kind).iterdir():
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+        save_file(stored, tmp_path / "model.safetensors", {"format": "pt"})
+        assert f"{name}" in refusal(tmp_path)
+
+    def test_a_head_of_another_size_is_drawn(self, saved):
+        model = encoders.build(str(saved / "fine-tuned"), ("x", "y", "z"), False, 0)
+        assert model.classifier.weight.shape == (3, 16)
+
+    def test_weights_that_are_not_finite(self, saved, tmp_path):
+        model = BertForMaskedLM.from_pretrained(saved / "bert")
+        with torch.no_grad():
+            model.bert.encoder.layer[1].output.dense.bias[3] = torch.nan
+        model.save_pretrained(tmp_path)
+        with pytest.raises(DataError, match=r"not finite, encoder.layer.1.output.dense.bias"):
+            encoders.fingerprint(str(tmp_path))
+
+    @pytest.mark.parametrize(("kind", "most"), [("bert", 40), ("roberta", 39), ("distilbert", 40)])
+    def test_as_many_tokens_as_there_are_positions_and_no_more(self, saved, kind, most):
+        tokenizer = encoders.load_tokenizer(str(saved / kind))
+        encoders.check_takes(str(saved / kind), "main", tokenizer, most)
+        with pytest.raises(ConfigError, match=r"max_length must be (at most|below) 40"):
+            encoders.check_takes(str(saved / kind), "main", tokenizer, most + 1)
+
+    def test_a_tokenizer_of_more_tokens_than_the_model_has(self, saved):
+        tokenizer = encoders.load_tokenizer(str(saved / "bert"))
+        more = 140 - len(tokenizer)
+        tokenizer.add_tokens([f"more{i}" for i in range(more)])
+        encoders.check_takes(str(saved / "bert"), "main", tokenizer, 8)
+        tokenizer.add_tokens(["another"])
+        with pytest.raises(DataError, match="vocabulary of 140 tokens, its tokenizer 141"):
+            encoders.check_takes(str(saved / "bert"), "main", tokenizer, 8)
+
+    def test_a_vocabulary_of_three(self, refusal, tmp_path):
+        BertForMaskedLM(BertConfig(**SIZE | {"vocab_size": 3})).save_pretrained(tmp_path)
+        assert "it has a vocabulary of 3 tokens" in refusal(tmp_path)
 
     def test_a_model_with_a_decoder(self, refusal, tmp_path):
         shape = T5Config(vocab_size=20, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)

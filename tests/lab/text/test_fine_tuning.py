@@ -79,13 +79,3 @@ class TestArguments:
         monkeypatch.setattr(TrainingArguments, "world_size", 3)
         with pytest.raises(ConfigError, match="must be multiples of the 3 devices, not 32"):
             fine_tuning.training_arguments(tmp_path, "cpu", 0, 32)
-
-
-def test_threads_share_the_cores(monkeypatch):
-    monkeypatch.setattr(fine_tuning.cpu, "available_cores", lambda: 8)
-    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
-    cases = {(None, 3): (3, 2), (None, 20): (8, 1), (2, 3): (2, 4), (1, 3): (1, 8)}
-    for given, expected in cases.items():
-        assert fine_tuning.jobs_and_threads(*given) == expected
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")  # as torchrun sets it
-    assert fine_tuning.jobs_and_threads(None, 3) == (1, 2)

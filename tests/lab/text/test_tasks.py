@@ -110,8 +110,18 @@ class TestFolders:
         assert texts.name == "mine"
 
     def test_a_class_of_the_validation_split_alone_counts(self, folder):
-        path = folder(SENTENCES, SENTENCES | {"label": [1, 0, 0, 4]})
-        assert len(tasks.load("sst2", path).labels) == 5
+        path = folder(SENTENCES, SENTENCES | {"label": [1, 0, 0, 2]})
+        assert tasks.load("sst2", path).labels == ("0", "1", "2")
+
+    @pytest.mark.parametrize("stray", [3, 10**6, 10**9, 2**62])
+    def test_a_stray_label_makes_no_classes(self, stray, folder):
+        columns = {"sentence": ["a", "b", "c"], "label": [0, 1, stray]}
+        culprit = f"label {stray} is not in 0 to 2: leave those rows out, or"
+        assert culprit in refusal("sst2", folder(SENTENCES, columns))
+
+    def test_classes_from_one_up_are_refused(self, folder):
+        path = folder(SENTENCES | {"label": [1, 2, 3, 1]})
+        assert "label 3 is not in 0 to 2" in refusal("sst2", path)
 
     def test_names_of_classes_are_kept(self, folder):
         label = ClassLabel(names=["no", "yes", "never"])
@@ -212,7 +222,7 @@ BAD = {  # what is wrong -> task, columns, what the line must name
     ),
     "a label below zero": (
         "sst2",
-        {"sentence": ["a", "b"], "label": [1, -1]},
+        {"sentence": ["a", "b", "c"], "label": [1, 0, -1]},
         "mine, train: label -1 is not in 0 to 1: leave those rows out",
     ),
     "no label": (
@@ -290,6 +300,43 @@ class TestBadData:
         path = folder(SENTENCES, name="half")
         (path / "validation.parquet").unlink()
         assert "half has no split validation, only train" in refusal("sst2", path)
+
+    @pytest.mark.parametrize(
+        ("content", "cause"),
+        [
+            (b"sentence,label\nna\xefve,1\nx,0\n", "'utf-8' codec can't decode byte 0xef"),
+            (b"sentence,label\na,1\nx,0,3,4\n", "Expected 2 fields in line 3, saw 4"),
+        ],
+    )
+    def test_what_is_wrong_with_a_file_is_said_and_nothing_else(
+        self, content, cause, tmp_path, capfd
+    ):
+        for split in ("train", "validation"):
+            (tmp_path / f"{split}.csv").write_bytes(content)
+        line = refusal("sst2", tmp_path)
+        assert cause in line
+        assert "generating" not in line
+        assert capfd.readouterr() == ("", "")
+
+    @pytest.mark.parametrize(
+        "elsewhere", ["../other/train.csv", "{absolute}/other/train.csv", "../*/train.csv"]
+    )
+    def test_files_that_are_not_in_the_folder_are_not_read(self, elsewhere, tmp_path):
+        for name in ("mine", "other"):
+            (tmp_path / name).mkdir()
+            for split in ("train", "validation"):
+                (tmp_path / name / f"{split}.csv").write_text("sentence,label\na,0\nb,1\n")
+        (tmp_path / "link").symlink_to(tmp_path / "mine")
+        for path in (tmp_path / "mine", tmp_path / "link", tmp_path / "other" / ".." / "mine"):
+            assert len(tasks.load("sst2", path).train) == 2
+        (tmp_path / "mine" / "README.md").write_text(
+            "---\nconfigs:\n- config_name: default\n  data_files:\n"
+            f"  - split: train\n    path: {elsewhere.format(absolute=tmp_path)!r}\n"
+            "  - split: validation\n    path: validation.csv\n---\n"
+        )
+        for name in ("mine", "link"):
+            line = refusal("sst2", tmp_path / name)
+            assert f"README.md names {tmp_path / 'other' / 'train.csv'}, which is not" in line
 
     def test_an_unknown_task_is_told_the_known_ones(self, tmp_path):
         expected = "unknown task 'cola': one of sst2, mnli, pos, ner, "

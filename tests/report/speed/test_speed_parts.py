@@ -1,7 +1,6 @@
 """What the benchmark times is what it says: order, formulas, laws, and the GPU's way."""
 
 import os
-import time
 from unittest.mock import Mock
 
 import numpy as np
@@ -17,17 +16,20 @@ from report.speed import growth, measuring, published, timing, training, whiteni
 from simulated_gpu import SimulatedGPU, move
 
 
-def test_computations_are_timed_in_turn_and_the_first_round_warms_up():
-    called, pauses = [], iter([0.2, 0.02, 0.02, 0.02])
+def test_computations_are_timed_in_turn_and_the_first_round_warms_up(monkeypatch):
+    called, clock, pauses = [], [0.0], iter([9.0, 3.0, 2.0, 4.0])
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
 
     def slow():
         called.append("slow")
-        time.sleep(next(pauses))
+        clock[0] += next(pauses)
 
-    seconds = timing.in_turn(3, slow, lambda: called.append("fast"))
+    def fast():
+        called.append("fast")
+        clock[0] += 0.5
+
+    assert timing.in_turn(3, slow, fast) == [3.0, 0.5]
     assert called == ["slow", "fast"] * 4
-    assert 0.02 <= seconds[0] < 0.2
-    assert seconds[1] < 0.01
 
 
 def test_the_largest_memory_is_that_since_it_was_asked_for():
