@@ -18,7 +18,7 @@ import functools
 import torch
 from torch import Tensor
 
-from .batch import frobenius, ratio, scalar, summable, total, unit
+from .batch import ratio, scalar, summable, total, unit
 
 LEAST = 1e-10  # ‖X + Xᵀ‖² / ‖X‖² below which rounding leaves the cosine fewer than 6 digits
 
@@ -119,17 +119,18 @@ def feature_learning_residual(
         blocks: see batch.py.
 
     Returns:
-        the relative Frobenius distance; zero where both sides are, infinite where AᵀH alone is.
+        the relative Frobenius distance; zero where both sides are, not finite where AᵀH alone is.
     """
     _check(features, gradient)
     given = [summable(t) for t in (weight, weight_gradient, gradient, features)]
     working = functools.reduce(torch.promote_types, (t.dtype for t in given), torch.float32)
     (w, of_w), (dw, of_dw), (a, of_a), (h, of_h) = (unit(t.to(working), blocks) for t in given)
-    left, right = ((x.mT @ y).to(torch.float64) for x, y in ((w, dw), (a, h)))  # (…, d, d)
-    # in units of AᵀH; quotients first, for the products may leave the range
-    difference = left * (of_w / of_a * (of_dw / of_h)) - right
-    distance, size = (frobenius(m, blocks) for m in (difference, right))
-    return scalar(torch.where(distance == 0, 0.0, distance / size))  # nan where one side is
+    left, right = w.mT @ dw, a.mT @ h  # (…, d, d), each in units of its own
+    left *= (of_w / of_a * (of_dw / of_h)).to(working)  # quotients: products may leave the range
+    difference = left - right
+    distance, size = (total(m.square().sum((-2, -1)), blocks).sqrt() for m in (difference, right))
+    is_zero = total(difference.abs().amax((-2, -1)), blocks) == 0
+    return scalar(torch.where(is_zero, 0.0, distance / size))  # nan where one side is
 
 
 def gram_shift_cosine(

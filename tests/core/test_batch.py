@@ -114,6 +114,7 @@ def test_a_batch_equals_a_loop_over_its_entries(name):
                 assert value == expected
 
 
+@pytest.mark.filterwarnings("ignore::core.linearity.LostDigits")
 def test_eigenvalues_are_cut_relative_to_the_largest_of_each_entry():
     a, b, c = signs(3).T
     delta = math.sqrt(5 * 64 * 2.0**-52)  # eigenvalues 2, 1 and 2.5 times the relative cutoff

@@ -241,7 +241,9 @@ def test_the_residual_does_not_depend_on_the_size_of_gradients(dtype, exponent) 
 def test_the_residual_of_one_side_alone() -> None:
     h, w, a, g = (draw(*s, seed=i) for i, s in enumerate([(9, 4), (5, 4)] * 2))
     assert feature_learning_residual(h, w, a, 0 * g) == pytest.approx(1)
-    assert math.isinf(feature_learning_residual(h, w, 0 * a, 1e-200 * g))
+    for size in (1, 1e-200):
+        assert not math.isfinite(feature_learning_residual(h, w, 0 * a, size * g))
+        assert feature_learning_residual(h, w, 0 * a, 0 * g) == 0
 
 
 def test_a_shift_of_rounding_alone_has_no_cosine() -> None:

@@ -63,6 +63,7 @@ def test_target_linearity_does_not_depend_on_sizes(size: float) -> None:
     assert scaled == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.filterwarnings("ignore::core.linearity.LostDigits")
 def test_a_direction_below_the_cut_off_is_lost_and_the_report_says_where_that_lies() -> None:
     n = 200_000
     a, b = draw(n, 1), draw(n, 1, seed=1)
