@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from report.quoted import Row
 from report.rules import number
-from report.verdicts import ASPECTS, NONE, Claim, Finding, decided_by, verdict
+from report.verdicts import ASPECTS, NONE, Claim, Finding, decided_by, where_measured
 
 Judged = Mapping[Claim, Mapping[str, Sequence[Finding]]]  # claim -> figure -> findings
 
@@ -53,7 +53,7 @@ def group(said: str) -> str:
         return "stands" if set(others) <= set(ASPECTS) else "little"
     if first in ("does not hold", "holds in part", "not true", "true in part"):
         return "fails"
-    return {"holds": "stands", NONE: "ours"}.get(said, "open")
+    return {"holds": "stands", "holds where measured": "stands", NONE: "ours"}.get(said, "open")
 
 
 def figure_rows(rows: Sequence[Row], judged: Judged) -> Iterator[tuple[str, ...]]:
@@ -86,10 +86,11 @@ def _of_findings(findings: Sequence[Finding]) -> str:
     words = {
         "holds": "reproduced",
         "holds in part": "reproduced in part",
+        "holds where measured": "reproduced where measured",
         "does not hold": "differs",
-        "not measured": "not run",
+        "": "not run",
     }
-    said = verdict(findings)
+    said = where_measured(findings)
     return words.get(said, said)
 
 

@@ -194,14 +194,21 @@ def verdict(findings: Sequence[Finding]) -> Verdict:
     return "holds" if outcomes == {"met"} else "not decided by this data"
 
 
+def where_measured(findings: Sequence[Finding]) -> str:
+    """A verdict on what was measured, which says so where not all was; empty where nothing was."""
+    measured = [f for f in findings if f.outcome != "not measured"]
+    said = verdict(measured) if measured else ""
+    is_part = said == "holds" and len(measured) < len(findings)
+    return f"{said} where measured" if is_part else said
+
+
 def papers_verdict(findings: Sequence[Finding]) -> str:
     """On the paper's own sentence or statement."""
     aspects = {f.part for f in findings} & set(ASPECTS)
     if aspects:
         words = (_aspect(part, findings) for part in ASPECTS if part in aspects)
         return ", ".join(words)
-    own = verdict([f for f in findings if f.part == "paper"])
-    if own != "not measured":
+    if own := where_measured([f for f in findings if f.part == "paper"]):
         return own
     is_measured = any(f.outcome != "not measured" for f in findings)
     return "not comparable" if is_measured else "not run"

@@ -14,6 +14,7 @@ from report.verdicts import Finding, claim
     ("said", "group"),
     [
         ("holds", "stands"),
+        ("holds where measured", "stands"),
         ("true, tight, useful", "stands"),
         ("true", "stands"),
         ("true, not tight, useful", "little"),

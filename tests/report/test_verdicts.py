@@ -155,6 +155,8 @@ def test_what_findings_amount_to(outcomes, expected):
         ({}, "not run", "—"),
         ({"paper": ["met"]}, "holds", "—"),
         ({"paper": ["not measured"]}, "not run", "—"),
+        ({"paper": ["met", "not measured"]}, "holds where measured", "—"),
+        ({"paper": ["not met", "not measured"]}, "does not hold", "—"),
         ({"paper": ["met"], "control": ["not met"]}, "holds", "control not met"),
         ({"paper": ["not met"], "control": ["met"]}, "does not hold", "control met"),
         ({"paper": ["met"], "ours": ["not met", "met"]}, "holds", "holds in part"),
