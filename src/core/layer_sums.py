@@ -21,7 +21,8 @@ from .moments import FeatureMoments
 from .virtual import feature_learning_residual, gram_shift_cosine
 
 MANY_CLASSES = 4096  # beyond them Neural Collapse, whose tables grow as their square, is left out
-MOST_KEPT = 1 << 24  # entries of a classifier's inputs that are kept for NC4: 64 MiB in float32
+# entries of a classifier's inputs that are kept for NC4: 48 MiB in float32
+MOST_KEPT = 12 << 20
 
 
 @dataclass
@@ -75,9 +76,10 @@ class LayerSums:
         """Keep a batch's H (N, d) and predicted classes (N,), of up to MOST_KEPT entries in all."""
         if self.predictions is None:
             return
-        self.predictions.append((features, predicted))
-        if sum(kept.numel() for kept, _ in self.predictions) > MOST_KEPT:
+        if sum(kept.numel() for kept, _ in self.predictions) + features.numel() > MOST_KEPT:
             self.predictions = None
+        else:
+            self.predictions.append((features, predicted))
 
     def note(self, problem: str) -> None:
         if problem not in self.problems:

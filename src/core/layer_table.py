@@ -41,7 +41,7 @@ class LayerRow:
     nc2_norm: float  # nc2: of three classes or more, for two means are always opposite
     nc2_angle: float
     nc3: float  # nc3 and nc4: where the layer has an output a class
-    nc4: float  # of up to 2²⁴ numbers of inputs, which are kept
+    nc4: float  # of up to 12 · 2²⁰ numbers of inputs, which are kept
     # mean over samples of |‖reduced‖² / ‖features‖² − 1|; 0 for whole features
     reduction_error: float
 
