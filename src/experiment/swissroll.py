@@ -5,6 +5,7 @@ linear R² of the virtual points grows.
 
     python src/experiment/swissroll.py
     python src/experiment/swissroll.py --seeds 0 1 2 --epochs 50
+    python src/experiment/swissroll.py --scale quick
 
 The virtual points at epoch t are X − γ Σ_{s<t} ∂L/∂X(s), the sum of the gradients before each step
 so far. A control takes the gradients of a network that is never trained. At the last frame the R²

@@ -153,7 +153,7 @@ def test_a_network_that_decays_to_zero_has_no_error_and_does_not_count_as_diverg
     sizes = {"decays": (4.0,), "momentum": 0.0, "seeds": (0,), "epochs": 100, "every": 50}
     arrays = run(Config(**SMALL | sizes), "squared", (0,))
     assert arrays["weight_norm"][0, 0, -1].max() < 1e-60
-    assert np.isnan(arrays["cosine_agop"][0, 0, -1, 0])
+    assert abs(arrays["cosine_agop"][0, 0, -1, 0]) <= 1
     assert np.isfinite(arrays["loss"]).all()
 
 
