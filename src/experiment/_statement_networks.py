@@ -37,6 +37,7 @@ class Network:
     binary: bool = False  # of one output: labels 0 and 1 under binary cross-entropy
     squared_loss: bool = False  # of classes: ½‖f − (y − ȳ)‖², y one-hot, in place of cross-entropy
     decay: float = 0.0  # of weights and biases, part of the loss: under it features collapse
+    balanced: bool = False  # as many samples of each class as the rarest has
     fewer: int = 0  # hidden layers that it has less than the others, so that it trains
 
 
@@ -48,7 +49,7 @@ NETWORKS = {
     "linear": Network(identity, 0.01, degree=1),
     "gelu": Network(functional.gelu, 0.1, lipschitz=GELU_LIPSCHITZ),
     "gelu_squared_loss": Network(functional.gelu, 0.1, squared_loss=True),
-    "gelu_decay": Network(functional.gelu, 0.1, squared_loss=True, decay=1e-3),
+    "gelu_decay": Network(functional.gelu, 0.3, squared_loss=True, decay=1e-3, balanced=True),
     "tanh": Network(torch.tanh, 0.1, lipschitz=1.0),
     "cnn": Network(functional.relu, 0.003),
 }
@@ -91,8 +92,13 @@ def draw_samples(images: Images, number: int) -> tuple[Tensor, Tensor]:
 
 
 def make_task(network: Network, images: Images, number: int) -> Task:
-    """A network's task on so many samples."""
+    """A network's task on so many samples, or a few less where classes are to be balanced."""
     x, labels = draw_samples(images, number)
+    if network.balanced:
+        members = [(labels == k).nonzero()[:, 0] for k in labels.unique()]
+        fewest = min(map(len, members))
+        chosen = torch.cat([rows[:fewest] for rows in members])
+        x, labels = x[chosen], labels[chosen]
     if network.binary:
         return Task(network, x, labels, (labels[:, None] % 2).double())
     if network.degree:
