@@ -4,7 +4,15 @@ A claim is made by `report.verdicts.claim` of the function that judges it. Rules
 results; those that were changed after a result was seen stand in `report.rules.changed`.
 """
 
-from report.rules import generalisation, models, statements, training, weights
+from report.rules import (
+    generalisation,
+    lemmas,
+    models,
+    propositions,
+    statements,
+    training,
+    weights,
+)
 from report.rules.weights import STRAIGHT
 from report.verdicts import Claim
 
@@ -27,16 +35,22 @@ CLAIMS: tuple[Claim, ...] = (
     generalisation.grokking_rise,
     training.growth,
     generalisation.generalisation,
-    statements.proposition_1,
+    propositions.proposition_1,
     statements.theorem_2,
     statements.theorem_3,
-    statements.lemma_3,
-    statements.sequential_linearisation,
+    lemmas.lemma_3,
+    lemmas.sequential_linearisation,
     statements.theorem_4,
-    statements.proposition_2,
+    propositions.proposition_2,
     models.proposition_3,
-    statements.proposition_4,
+    propositions.proposition_4,
     statements.whitening_forms,
+    lemmas.lemma_1,
+    lemmas.lemma_2,
+    lemmas.lemma_4,
+    lemmas.lemma_5,
+    lemmas.robust_sums,
+    lemmas.signs,
 )
 
 
