@@ -191,7 +191,7 @@ def theorem3(now: Snapshot, y: Tensor, rate: float) -> Measures:
 
 
 def signs(now: Snapshot, y: Tensor) -> Measures:
-    """Cosine of f and y (R,), and of Hᵀy and Hᵀg, whose product is yᵀKg; y (N,).
+    """fᵀy / ‖y‖² and the cosine of f and y (R,); that of Hᵀy and Hᵀg, as yᵀKg has it; y (N,).
 
     And how much nearer samples of a class are than others: the mean product h_iᵀh_k within classes,
     of pairs of different samples, minus that across, over the mean of ‖h‖². (R, layer).
@@ -207,6 +207,7 @@ def signs(now: Snapshot, y: Tensor) -> Measures:
         size = h.square().sum(-1).mean(-1)
         nearer.append((products[:, within].mean(-1) - products[:, ~same].mean(-1)) / size)
     return {
+        "output_product": f @ y / (y @ y),
         "output_cosine": torch.cosine_similarity(f, y.expand_as(f), dim=-1),
         "descent_cosine": torch.stack(along, -1),
         "nearer": torch.stack(nearer, -1),

@@ -49,7 +49,9 @@ NETWORKS = {
     "linear": Network(identity, 0.01, degree=1),
     "gelu": Network(functional.gelu, 0.1, lipschitz=GELU_LIPSCHITZ),
     "gelu_squared_loss": Network(functional.gelu, 0.1, squared_loss=True),
-    "gelu_decay": Network(functional.gelu, 0.3, squared_loss=True, decay=1e-3, balanced=True),
+    "gelu_decay": Network(
+        functional.gelu, 0.5, squared_loss=True, decay=5e-4, balanced=True, fewer=2
+    ),
     "tanh": Network(torch.tanh, 0.1, lipschitz=1.0),
     "cnn": Network(functional.relu, 0.003),
 }

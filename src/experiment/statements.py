@@ -149,9 +149,10 @@ AXES = {
     # Theorem 3, homogeneous networks: of one step at the smallest rate
     "surrogate_change": _LAYER,
     "predicted_change": _LAYER,
-    # signs of section 4.2, homogeneous networks and relu_binary, as cosines: of f and y; of Hᵀy and
-    # Hᵀg, whose product is yᵀKg; and mean h_iᵀh_k within classes less across, over that of ‖h‖²
-    "output_cosine": _EPOCH,
+    # signs of section 4.2, homogeneous networks and relu_binary: fᵀy / ‖y‖²; cosines of f and y and
+    # of Hᵀy and Hᵀg, whose product is yᵀKg; mean h_iᵀh_k within classes less across, over that of
+    # ‖h‖²
+    **dict.fromkeys(("output_product", "output_cosine"), _EPOCH),
     **dict.fromkeys(("descent_cosine", "nearer"), _LAYER),
     # Lemma 3, homogeneous networks: what is nonlinear in the rest of the network between samples
     "taylor_error": _LAYER,  # by pairs, over the size of all f_i − f_k

@@ -248,6 +248,7 @@ def test_signs_are_those_of_the_plain_products():
             g = (y - f) if name == "relu" else (y - torch.sigmoid(f))  # of the sum, not the mean
             cosine = (f @ y) / f.norm() / y.norm()
             assert values["output_cosine"][r].item() == pytest.approx(cosine.item())
+            assert values["output_product"][r].item() == pytest.approx((f @ y / (y @ y)).item())
             for layer, h in enumerate(now.features):
                 kernel = h[r] @ h[r].mT
                 size = (y @ kernel @ y).sqrt() * (g @ kernel @ g).sqrt()

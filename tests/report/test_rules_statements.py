@@ -241,9 +241,9 @@ def plant_theorem_4(root, changes, network="relu", loss=1e-4):
     [
         ({}, set()),
         ({"surrogate_floor": [6.0, 25.0, 28.0]}, {"S at least the bound"}),
-        ({"surrogate_floor_sharper": [1.0, 2.0, 31.0]}, {"S at least the sharper bound"}),
+        ({"surrogate_floor_sharper": [1.0, 21.0, 9.0]}, {"S at least the sharper bound"}),
         ({"surrogate_floor": [7.0, 6.0, 8.0]}, {"the bound rises by layer"}),
-        ({"surrogate_floor": [1.0, 2.0, 3.0]}, {"somewhere more than 1/2 of the bound"}),
+        ({"surrogate_floor": [1.0, 2.0, 3.0]}, {"more than 1/2 of the bound somewhere"}),
         ({"surrogate": [10.0, 40.0, 30.0]}, {"S rises by layer"}),
     ],
 )
@@ -275,6 +275,8 @@ def test_theorem_4_leaves_out_the_layer_whose_norm_is_the_constant(tmp_path):
     """Of squared ReLU: there the bound is at least S by Cauchy–Schwarz."""
     changes = {"surrogate_floor": [6.0, 7.0, 30.5]}
     claim = statements_rules.theorem_4
+    plant_theorem_4(tmp_path, {"surrogate_floor_sharper": [1.0, 2.0, 31.0]})
+    assert outcomes(tmp_path, claim, "statements")["S at least the sharper bound"] == "met"
     plant_theorem_4(tmp_path, changes, "squared_relu")
     assert outcomes(tmp_path, claim, "statements")["S at least the bound"] == "met"
     plant_theorem_4(tmp_path, changes | {"response_norm2": [1.0, 2.0, 3.0]}, "squared_relu")
@@ -377,7 +379,7 @@ def test_proposition_4_is_exact_and_not_for_any_function(
     [
         (0.6, None, "true, tight, useful"),
         (0.6, 0.602, "true, tight, useful"),
-        (0.6, 2.0, "not true, tight: not decided by this data, useful"),
+        (0.6, 2.0, "not true, tight, useful"),
         (0.4, None, "true, not tight, useful"),
         (0.1, None, "true, not tight, not useful"),
     ],
@@ -448,7 +450,7 @@ def test_lemma_5_is_one_at_most(tmp_path, after, before, odd, words):
 
 
 @pytest.mark.parametrize(
-    ("cosine", "descent", "late", "nearer", "paper", "own"),
+    ("product", "descent", "late", "nearer", "paper", "own"),
     [
         ([0.0, 0.9], 0.5, -0.5, [0.1, 0.2], "holds", "holds; control met"),
         ([0.4, 0.9], 0.5, -0.5, [0.1, 0.2], "holds in part", "holds; control met"),
@@ -460,12 +462,12 @@ def test_lemma_5_is_one_at_most(tmp_path, after, before, odd, words):
     ],
 )
 def test_signs_are_asked_where_their_conditions_hold(
-    tmp_path, cosine, descent, late, nearer, paper, own
+    tmp_path, product, descent, late, nearer, paper, own
 ):
     """Two epochs: the loss has tapered by the second."""
     along = np.array([np.full(2, late) if e else np.ones(2) * descent for e in range(2)])
     arrays = {
-        "output_cosine": np.array(cosine) + 1e-3 * np.arange(3)[:, None],
+        "output_product": np.array(product) + 1e-3 * np.arange(3)[:, None],
         "descent_cosine": along * WIGGLE,
         "nearer": np.array([nearer] * 2) * WIGGLE,
         "loss": np.array([[1.0, 1e-4]] * 3),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from report.rules.statements import FACTOR, HOMOGENEOUS, ZERO, networks, over_seeds, tight
+from report.rules.statements import FACTOR, HOMOGENEOUS, ZERO, networks, somewhere, tight
 from report.verdicts import (
     Finding,
     above,
@@ -74,9 +74,8 @@ def lemma_2(root: Path, scale: str, figure: str) -> Iterator[Finding]:
             yield holds_everywhere(where, f"at most {name}", held, part=parts[0])
             if array == "lemma2_bound":
                 yield tight(where, left / right)
-            least = over_seeds(right, "min")
-            asked, outcome = f"{name} below what is known somewhere", below(least, 1)
-            yield Finding(where, asked, least.text(4), outcome, least.seeds, parts[1])
+            least = float(right.min())
+            yield somewhere(where, f"{name} below what is known", least, least < 1, parts[1])
 
 
 FEW = 1.0  # times the size of differences, below which an error's bound says something
@@ -173,11 +172,11 @@ def lemma_4(root: Path, scale: str, figure: str) -> Iterator[Finding]:
         most = run["lemma4_most"][..., :-1]
         yield tight(where, most)
         bound, error = (run[f"lemma4_{name}"][:, -1, :-1] for name in ("bound", "error"))
-        least = interval(bound.min(-1))
-        number = f"{least.text()}; by layer {means(bound, '.3g')}, errors {means(error)}, "
+        nearest = interval(bound.min(-1))
+        number = f"{nearest.text()}; by layer {means(bound, '.3g')}, errors {means(error)}, "
         number += f"M {means(run['crossed'][:, -1, :-1], '.0f')} on average"
         asked = "bound below the size of f_i − f_k in some layer"
-        yield Finding(where, asked, number, below(least, FEW), least.seeds, "useful")
+        yield Finding(where, asked, number, below(nearest, FEW), nearest.seeds, "useful")
         held = most <= 0.5 * (1 + ROUNDING)
         yield holds_everywhere(where, "at most MBδ", held, part="ours")
 
@@ -201,7 +200,7 @@ def lemma_5(root: Path, scale: str, figure: str) -> Iterator[Finding]:
         yield Finding(where, "CKA rises", number, above(rise, 0), rise.seeds, "useful")
 
 
-AT_START = 0.1  # cosine of two vectors that are nearly orthogonal
+AT_START = 0.1  # share of ‖y‖² that is near zero
 TAPERS = 0.01  # share of its start below which the loss has tapered
 
 
@@ -210,7 +209,7 @@ TAPERS = 0.01  # share of its start below which the loss has tapered
     "binary cross-entropy where samples of a class are nearer than others",
     source="section 4.2",
     figures=("statements",),
-    rule=f"ReLU network without biases: the cosine of f and y starts within {AT_START} of zero and "
+    rule=f"ReLU network without biases: fᵀy / ‖y‖² starts within {AT_START} of zero and "
     "ends above it. ReLU network under binary cross-entropy, labels 0 and 1: in every layer where "
     "the mean product of samples of a class is throughout above that of others, yᵀKg is positive "
     f"at every measured moment until the loss is below {TAPERS} of its start",
@@ -218,11 +217,11 @@ TAPERS = 0.01  # share of its start below which the loss has tapered
     "against 90 samples, products 2 within a class and 1 across, outputs of 1/2 give −350 (a test)",
 )
 def signs(root: Path, scale: str, figure: str) -> Iterator[Finding]:
-    for where, run in networks(root, scale, ("relu", "relu_binary"), "output_cosine"):
+    for where, run in networks(root, scale, ("relu", "relu_binary"), "output_product"):
         early = run["loss"] > TAPERS * run["loss"][:, :1]  # (seed, epoch)
         if run.config["network"] == "relu":
-            cosine = run["output_cosine"]
-            start, end = interval(cosine[:, 0], 0.90), interval(cosine[:, -1])
+            product = run["output_product"]
+            start, end = interval(product[:, 0], 0.90), interval(product[:, -1])
             outcome = every([within(start, -AT_START, AT_START), above(end, 0)])
             number = f"{start.text()}, at the end {end.text()}"
             yield Finding(where, "fᵀy near zero, then positive", number, outcome, end.seeds)
