@@ -32,10 +32,9 @@ def page(
     panels: Sequence[Panel], data: Mapping[str, Networks], path: Path, title: str, note: str
 ) -> None:
     """A picture: a row a data set, a column a panel, and each column's legend below it."""
-    ratios = [*[1.0] * len(data), 0.45]
-    figure, axes = plot.grid(
-        len(data) + 1, len(panels), width=3.6, height=2.6, height_ratios=ratios
-    )
+    rows = [*[2.6] * len(data), 0.9]  # inches; the last for the legends
+    height = sum(rows) / len(rows)
+    figure, axes = plot.grid(len(rows), len(panels), width=3.6, height=height, height_ratios=rows)
     for column, panel in zip(axes.T, panels, strict=True):
         for ax, (label, networks) in zip(column, data.items(), strict=False):
             panel(ax, networks)
@@ -63,7 +62,10 @@ def present(networks: Networks, *names: str, array: str = "loss") -> list[tuple[
 def layers(run: Result, stop: int | None = None) -> list[tuple[int, str, Any]]:
     """Index, label and colour of a run's layers, up to a negative number of the last ones."""
     colors, last = plot.layer_colors(len(run["layer"])), run["layer"][-1]
-    names = [f"layer {layer}" + " (last)" * (layer == last) for layer in run["layer"][:stop]]
+    names = [
+        f"layer {layer} (last)" if layer == last else f"layer {layer}"
+        for layer in run["layer"][:stop]
+    ]
     return [(i, name, colors[i]) for i, name in enumerate(names)]
 
 
@@ -268,15 +270,16 @@ def theorem4(ax: Axes, networks: Networks) -> None:
 
 
 def signs(ax: Axes, networks: Networks) -> None:
-    for run, label, color in present(networks, "relu", "relu_binary", array="output_cosine"):
-        by_epoch(ax, run, run["output_cosine"], label, color)
-        for i in range(len(run["layer"]) - 1):
-            options = {"linestyle": ":" if i else "--"}
-            by_epoch(ax, run, run["descent_cosine"][..., i], None, color, **options)
+    options = {"limits": (-1.0, 1.0)}
+    for run, label, color in present(networks, "relu", "relu_binary", array="output_product"):
+        if run.config["network"] == "relu":
+            by_epoch(ax, run, run["output_cosine"], label, color, **options)
+        along = run["descent_cosine"].mean(-1)
+        name = label if run.config["network"] != "relu" else None
+        by_epoch(ax, run, along, name, color, linestyle="--", **options)
     ax.axhline(0, color="0.3", linewidth=0.8)
-    words = {"-": "f and y", "--": "Hᵀy and Hᵀg, layer 1", ":": "the same, other hidden layers"}
-    line_styles(ax, words)
-    ax.set(ylabel="cosine", title="section 4.2: signs of fᵀy and yᵀKg")
+    line_styles(ax, {"-": "f and y", "--": "Hᵀy and Hᵀg, mean of the layers"})
+    ax.set(ylabel="cosine", ylim=(-1.05, 1.05), title="section 4.2: signs of fᵀy and yᵀKg")
 
 
 # what Theorem 4 takes for granted, and what whitening discards
