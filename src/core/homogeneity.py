@@ -21,7 +21,7 @@ EPS = 2.0**-52
 
 
 def taylor_error(
-    features: Tensor, gradients: Tensor, outputs: Tensor, degree: float
+    features: Tensor, gradients: Tensor, outputs: Tensor, degree: float, own_size: bool = False
 ) -> float | Tensor:
     """‖E‖ / ‖(f_i − f_k)_ik‖ over all N² pairs (paper, Lemma 3).
 
@@ -40,17 +40,19 @@ def taylor_error(
         gradients: J (…, N, d).
         outputs: f (…, N).
         degree: m, of f from these features on.
+        own_size: over ‖(f_i + (m − 1) f_k)_ik‖ instead, as `taylor_error_sum` is over its sum.
 
     Returns:
-        nan where all outputs are the same.
+        nan where all outputs are the same, or zero.
 
     Raises:
         ValueError: shapes that do not go together.
     """
     error = _errors(features, gradients, outputs, degree)
     f = outputs.detach().double()
-    differences = f[..., :, None] - f[..., None, :]
-    return ratio(torch.linalg.matrix_norm(error), torch.linalg.matrix_norm(differences))
+    other = degree - 1 if own_size else -1
+    size = f[..., :, None] + other * f[..., None, :]
+    return ratio(torch.linalg.matrix_norm(error), torch.linalg.matrix_norm(size))
 
 
 def taylor_error_sum(

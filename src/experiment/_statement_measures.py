@@ -222,6 +222,7 @@ def lemma3(now: Snapshot, y: Tensor, degrees: Sequence[int]) -> Measures:
     f = now.outputs[..., 0].detach()
     parts = list(zip(now.features, now.slopes, degrees, strict=True))
     errors = [taylor_error(h, j, f, degree) for h, j, degree in parts]
+    terms = [taylor_error(h, j, f, degree, own_size=True) for h, j, degree in parts]
     sums = [taylor_error_sum(h, y.expand_as(f), j, f, degree) for h, j, degree in parts]
     euler = [
         ((h * j).sum(-1) - degree * f).norm(dim=-1) / (degree * f).norm(dim=-1)
@@ -229,6 +230,7 @@ def lemma3(now: Snapshot, y: Tensor, degrees: Sequence[int]) -> Measures:
     ]
     return {
         "taylor_error": torch.stack(errors, -1),
+        "taylor_error_terms": torch.stack(terms, -1),
         "taylor_error_sum": torch.stack(sums, -1),
         "euler_error": torch.stack(euler, -1),
     }

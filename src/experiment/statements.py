@@ -156,6 +156,7 @@ AXES = {
     **dict.fromkeys(("descent_cosine", "nearer"), _LAYER),
     # Lemma 3, homogeneous networks: what is nonlinear in the rest of the network between samples
     "taylor_error": _LAYER,  # by pairs, over the size of all f_i − f_k
+    "taylor_error_terms": _LAYER,  # by pairs, over what is predicted
     "taylor_error_sum": _LAYER,  # summed over samples with y, over the sum that is predicted
     "euler_error": _LAYER,  # of a sample with itself, h_kᵀJ_k = m f_k
     # Proposition 4, relu, squared_relu and tanh (not homogeneous): the sum of all Taylor errors

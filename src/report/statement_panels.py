@@ -200,10 +200,10 @@ def lemma3(ax: Axes, networks: Networks) -> None:
 
 
 def lemma3_sums(ax: Axes, networks: Networks) -> None:
-    for run, label, color in present(networks, "relu", "squared_relu"):
+    for run, label, color in present(networks, "relu", "squared_relu", array="euler_error"):
         where = from_the_last(ax, run)[:-1]
         for array, epoch, linestyle in (
-            ("taylor_error", -1, ":"),
+            ("taylor_error_terms", -1, ":"),
             ("taylor_error_sum", -1, "-"),
             ("taylor_error_sum", 0, "--"),
         ):
@@ -212,7 +212,8 @@ def lemma3_sums(ax: Axes, networks: Networks) -> None:
             plot.band(ax, where, values, label if linestyle == "-" else None, color, **options)
     words = ("sums, after training", "sums, before", "single terms, after")
     line_styles(ax, dict(zip(("-", "--", ":"), words, strict=True)))
-    ax.set(ylabel="relative error", yscale="log", title="appendix A.2: sums over samples")
+    ax.set(ylabel="error / what is predicted", yscale="log")
+    ax.set_title("appendix A.2: sums over samples")
 
 
 def lemma4(ax: Axes, networks: Networks) -> None:

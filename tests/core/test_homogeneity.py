@@ -85,6 +85,9 @@ def test_the_error_is_that_of_a_loop_over_pairs(kind):
     expected = np.linalg.norm(errors) / np.linalg.norm(differences)
     assert expected > 0.1
     assert taylor_error(h, j, f, m) == pytest.approx(expected, rel=1e-12)
+    own = np.linalg.norm([[f[i] + (m - 1) * f[k] for k in range(N)] for i in range(N)])
+    expected = np.linalg.norm(errors) / own
+    assert taylor_error(h, j, f, m, own_size=True) == pytest.approx(expected, rel=1e-12)
 
 
 def test_the_error_is_relative_to_differences_and_not_to_what_f_has_in_common():

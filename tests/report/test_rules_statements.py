@@ -210,7 +210,7 @@ def test_the_fall_with_depth_and_what_it_was_before(tmp_path, after, before, pap
 )
 def test_sums_must_be_nearer_than_terms_in_every_layer(tmp_path, after, before, paper, own):
     single = layers([0.5, 0.5, 0.0])
-    arrays = {"taylor_error": single, "taylor_error_sum": layers(after, before)}
+    arrays = {"taylor_error_terms": single, "taylor_error_sum": layers(after, before)}
     plant_network(tmp_path, "relu", **arrays)
     assert verdict(tmp_path, lemmas.robust_sums, "statements") == paper
     assert our_verdict(tmp_path, lemmas.robust_sums, "statements") == own

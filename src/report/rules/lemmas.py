@@ -110,15 +110,14 @@ def lemma_3(root: Path, scale: str, figure: str) -> Iterator[Finding]:
     "sums over samples are nearer to what Lemma 3 says than single terms",
     source="appendix A.2 (a conjecture)",
     figures=("statements",),
-    rule="homogeneous networks, every layer but the last, after training: the relative error of "
-    "Σ_i y_i h_iᵀ∂f/∂h(h_k), the sum that enters the surrogate, against fᵀy + (m − 1) f_k Σy is "
-    "below that of the single terms, relative to all f_i − f_k",
-    ours="before training fᵀy is near zero, and the sum's relative error large: it is below that "
-    "of the single terms then as well",
+    rule="homogeneous networks, every layer but the last, after training: the error of Σ_i y_i "
+    "h_iᵀ∂f/∂h(h_k), the sum that enters the surrogate, over the size of fᵀy + (m − 1) f_k Σy is "
+    "below that of the single terms over the size of f_i + (m − 1) f_k",
+    ours="before training, when fᵀy is near zero, it is so as well",
 )
 def robust_sums(root: Path, scale: str, figure: str) -> Iterator[Finding]:
     for where, run in networks(root, scale, HOMOGENEOUS):
-        single, summed = (run[name][..., :-1] for name in ("taylor_error", "taylor_error_sum"))
+        single, summed = (run[f"taylor_error_{kind}"][..., :-1] for kind in ("terms", "sum"))
         for epoch, when, part in ((-1, "after training", "paper"), (0, "before", "ours")):
             outcome, deciding = all_below((summed - single)[:, epoch])
             number = f"{deciding.text()}; by layer {means(summed[:, epoch])} where single terms "
