@@ -158,7 +158,8 @@ def test_the_optimizers_start_alike_but_for_adam(arrays):
         plain, momentum, adam = (error[:, i, 0] for i in range(3))
         np.testing.assert_array_equal(plain, momentum)
         assert (adam > 2 * plain).all()
-        assert (arrays[name]["accumulated_cosine"][:, 0] > 0.99).all()
+        near = 0.99 if Config(**SMALL).rate(name) <= 0.1 else 0.8  # plain, to first order
+        assert (arrays[name]["accumulated_cosine"][:, 0] > near).all()
 
 
 @pytest.mark.parametrize("name", ["relu", "gelu", "cnn"])
