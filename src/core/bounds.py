@@ -113,11 +113,11 @@ def linearity_bounds(
 def layer_surrogate_ratio(
     moments: FeatureMoments, weight: Tensor
 ) -> tuple[float | Tensor, float | Tensor]:
-    """S(G_id) / (c₀² S(HHᵀ)), c₀ = ‖W‖_op, at most one (paper, Lemma 1), and its mean over W.
+    """S(G_id) / (c₀² S(HHᵀ)), c₀ = ‖W‖_op, at most one (paper, Lemma 1), and a mean.
 
-    HHᵀ is the G'_σ of the layer before, whose activations the features H are. Y centred. An
-    orthogonal map of W's rows drawn at random takes any direction of the features to ‖W‖²_F / d of
-    its squared length on average: ‖W‖²_F / (d c₀²) is what says nothing of Y.
+    HHᵀ is the G'_σ of the layer before, whose activations the features H are. Y centred. W takes a
+    direction of the features that is drawn at random to ‖W‖²_F / d of its squared length on
+    average: ‖W‖²_F / (d c₀²) is what says nothing of Y.
 
     Returns:
         (…) and (…); the first nan where S(HHᵀ) is zero.

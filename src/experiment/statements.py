@@ -34,6 +34,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from core.moments import FeatureMoments
+from experiment import _statement_homogeneous as homogeneous
 from experiment import _statement_measures as measures
 from experiment._statement_networks import (
     NETWORKS,
@@ -226,11 +227,11 @@ def snapshot_measures(
     if isinstance(model, CNN):
         return values
     if network.binary:
-        return values | measures.signs(now, task.targets[:, 0])
+        return values | homogeneous.signs(now, task.targets[:, 0])
     moments = [FeatureMoments().update(h, task.targets) for h in now.features]
     values |= measures.linearity(moments, now.weights, config.ridges) | measures.ansatz(now)
     if network.activation in EXPANDED:
-        values |= measures.proposition4(model, now)
+        values |= homogeneous.proposition4(model, now)
     if network.degree:
         return values | homogeneous_measures(config, task, now, moments)
     return values | measures.proposition2(FeatureMoments().update(now.features[-1], task.labels))
@@ -242,14 +243,14 @@ def homogeneous_measures(
     """Theorems 3 and 4, Lemmas 3 and 4, and the signs, of a network that is homogeneous."""
     y, degree = task.targets[:, 0], task.network.degree
     degrees = [degree**left for left in reversed(range(len(now.weights)))]
-    values = measures.theorem3(now, y, min(config.rates)) | measures.lemma3(now, y, degrees)
-    values |= measures.signs(now, y) | measures.theorem4(now, y)
+    values = homogeneous.theorem3(now, y, min(config.rates)) | homogeneous.lemma3(now, y, degrees)
+    values |= homogeneous.signs(now, y) | homogeneous.theorem4(now, y)
     lemma = {}
     if task.network is NETWORKS["relu"]:
         drawn = torch.randint(len(y), (2, config.pairs), generator=generator(0, "measurement"))
-        lemma = measures.lemma4(now, drawn.to(y.device))
+        lemma = homogeneous.lemma4(now, drawn.to(y.device))
     if task.network is not NETWORKS["linear"]:
-        values |= measures.theorem4_floor(now, y, moments, degree, lemma)
+        values |= homogeneous.theorem4_floor(now, y, moments, degree, lemma)
     return values | lemma
 
 

@@ -13,6 +13,7 @@ from cases import draw
 from core.bounds import GELU_LIPSCHITZ
 from core.moments import FeatureMoments
 from core.virtual import virtual_covariance_shift
+from experiment import _statement_homogeneous as homogeneous
 from experiment import _statement_measures as measures
 from experiment._statement_networks import NETWORKS, Task, build_cnn, build_mlp
 from lab import snapshot
@@ -195,7 +196,7 @@ def test_proposition_1_equals_steps_of_each_sample_alone(name, lipschitz):
 def test_theorem_3_is_exact_to_first_order_for_a_linear_network_and_at_the_last_layer():
     for name in ("linear", "relu"):
         _, task, now = look(name)
-        values = measures.theorem3(now, task.targets[:, 0], 1e-6)
+        values = homogeneous.theorem3(now, task.targets[:, 0], 1e-6)
         ratio = values["predicted_change"] / values["surrogate_change"]
         exact = ratio if name == "linear" else ratio[:, -1:]
         torch.testing.assert_close(exact, torch.ones_like(exact), atol=1e-4, rtol=0)
@@ -205,7 +206,7 @@ def test_theorem_3_is_exact_to_first_order_for_a_linear_network_and_at_the_last_
 def test_what_a_step_changes_of_the_surrogate_is_a_difference_of_double_sums():
     _, task, now = look("relu")
     y, rate = task.targets[:, 0], 0.1
-    values = measures.theorem3(now, y, rate)
+    values = homogeneous.theorem3(now, y, rate)
     for layer, (weight, h) in enumerate(zip(now.weights, now.features, strict=True)):
         after = weight - rate * now.weight_gradients[layer]
         sizes = [(y @ (h @ w.mT)).square().sum(-1) for w in (weight, after)]
@@ -216,12 +217,12 @@ def test_lemma_3_by_pairs_and_summed():
     for name in ("linear", "relu", "squared_relu"):
         _, task, now = look(name)
         total = degrees(now, task.network.degree)
-        values = measures.lemma3(now, task.targets[:, 0], total)
+        values = homogeneous.lemma3(now, task.targets[:, 0], total)
         assert (values["euler_error"] < 1e-12).all()
         for error in (values[f"taylor_error{kind}"] for kind in ("", "_terms", "_sum")):
             assert (error[:, -1] < 1e-12).all()  # the read-out is linear
             assert ((error < 1e-12) if name == "linear" else (error[:, :-1] > 0.05)).all()
-        wrong = measures.lemma3(now, task.targets[:, 0], [m + 1 for m in total])
+        wrong = homogeneous.lemma3(now, task.targets[:, 0], [m + 1 for m in total])
         assert (wrong["euler_error"] > 0.1).all()
 
 
@@ -231,7 +232,7 @@ def test_proposition_4_is_zero_for_homogeneous_networks_whose_outputs_have_no_su
         with torch.no_grad():
             for layer in model.layers:  # biases that move the units
                 layer.bias += 0.5 * (name == "tanh")
-        values = measures.proposition4(model, now)
+        values = homogeneous.proposition4(model, now)
         assert values["expansion_sum"].shape == (2, 3)
         is_zero = values["expansion_sum"].abs() < 1e-12
         assert is_zero.all() if name != "tanh" else not is_zero.any(), name
@@ -242,7 +243,7 @@ def test_signs_are_those_of_the_plain_products():
     for name in ("relu", "relu_binary"):
         _, task, now = look(name)
         y = task.targets[:, 0]
-        values = measures.signs(now, y)
+        values = homogeneous.signs(now, y)
         for r in range(2):
             f = now.outputs[r, :, 0].detach()
             g = (y - f) if name == "relu" else (y - torch.sigmoid(f))  # of the sum, not the mean
@@ -266,7 +267,7 @@ def test_lemma_4_one_layer_of_units_bends_where_they_change_sign():
     model = build_mlp(task, 8, 1, REPLICAS)
     now = snapshot.look(model, task.x.expand(2, *task.x.shape), task.loss)
     pairs = torch.stack([torch.arange(0, 20), torch.arange(20, 40)])
-    values = measures.lemma4(now, pairs)
+    values = homogeneous.lemma4(now, pairs)
     first, second = (now.responses[0].detach()[:, part] > 0 for part in pairs)
     changes = (first != second).sum(-1)  # (R, P)
     torch.testing.assert_close(values["crossed"][:, 0], changes.double().mean(-1))
@@ -301,7 +302,7 @@ def test_lemma_4_is_not_held_by_a_network_with_biases():
             layer.bias += 100.0  # which moves every unit's boundary away: no jump, and an error
     now = snapshot.look(model, task.x.expand(2, *task.x.shape), task.loss)
     pairs = torch.stack([torch.arange(0, 20), torch.arange(20, 40)])
-    assert (measures.lemma4(now, pairs)["lemma4_held"][:, 0] == 0).all()
+    assert (homogeneous.lemma4(now, pairs)["lemma4_held"][:, 0] == 0).all()
 
 
 def test_theorem_4_at_a_linear_read_out_that_interpolates():
@@ -318,7 +319,7 @@ def test_theorem_4_at_a_linear_read_out_that_interpolates():
         second.copy_(torch.eye(5)[None, :1])  # the read-out takes the unit that is y
     now = snapshot.look(model, x[None], task.loss)
     torch.testing.assert_close(now.outputs[0].detach(), y)
-    last = measures.theorem4(now, y[:, 0])["ansatz_ratio"][0, 1].item()
+    last = homogeneous.theorem4(now, y[:, 0])["ansatz_ratio"][0, 1].item()
     assert last == pytest.approx(1)
     assert measures.ansatz(now)["ansatz_cosine"][0, 1].item() == pytest.approx(1)
 
@@ -330,7 +331,7 @@ def layer_moments(now, task):
 def test_theorem_4s_floor_grows_as_the_layers_left():
     _, task, now = look("squared_relu")
     y = task.targets[:, 0]
-    values = measures.theorem4_floor(now, y, layer_moments(now, task), 2, {})
+    values = homogeneous.theorem4_floor(now, y, layer_moments(now, task), 2, {})
     phi = torch.tensor([(2.0**left - 1) ** 2 + 1 for left in (3, 2, 1, 0)]).double()
     norms = torch.stack([norm2(z) for z in now.responses], -1)
     torch.testing.assert_close(values["response_norm2"], norms)
@@ -343,7 +344,7 @@ def test_the_floor_of_a_piecewise_linear_network_has_one_b_and_one_delta_for_all
     y, moments = task.targets[:, 0], layer_moments(now, task)
     zeros = torch.zeros(2, 4, dtype=torch.float64)
     lemma = {"crossed_most": zeros, "input_norm": zeros + 1, "gradient_jump": zeros + 1}
-    none = measures.theorem4_floor(now, y, moments, 1, lemma)
+    none = homogeneous.theorem4_floor(now, y, moments, 1, lemma)
     constant = torch.stack([norm2(z) for z in now.responses]).amin(0)[:, None].expand(2, 4)
     printed = constant * y.square().sum() ** 2 / (SAMPLES * y.abs().sum() ** 2)
     torch.testing.assert_close(none["surrogate_floor"], printed)
@@ -351,7 +352,7 @@ def test_the_floor_of_a_piecewise_linear_network_has_one_b_and_one_delta_for_all
     lemma["crossed_most"] = torch.tensor([3.0, 2.0, 1.0, 0.0]).double().expand(2, 4)
     lemma["input_norm"] = torch.tensor([1.0, 5.0, 2.0, 3.0]).double().expand(2, 4)
     lemma["gradient_jump"] = torch.tensor([0.1, 0.2, 0.7, 0.0]).double().expand(2, 4)
-    some = measures.theorem4_floor(now, y, moments, 1, lemma)
+    some = homogeneous.theorem4_floor(now, y, moments, 1, lemma)
     for layer, crossed in enumerate((3, 2, 1, 0)):
         psi = SAMPLES * (y.abs().sum() + 2 * SAMPLES * crossed * 5.0 * 0.7) ** 2
         expected = constant[:, layer] * y.square().sum() ** 2 / psi
