@@ -194,7 +194,8 @@ def test_lemma_3_relative_to_the_differences(tmp_path, after, before, euler, lem
     ],
 )
 def test_the_fall_with_depth_and_what_it_was_before(tmp_path, after, before, paper, own):
-    plant_network(tmp_path, "squared_relu", taylor_error=layers(after, before))
+    arrays = {"taylor_error": layers(after, before), "euler_error": np.zeros(SHAPE)}
+    plant_network(tmp_path, "squared_relu", **arrays)
     assert verdict(tmp_path, lemmas.sequential_linearisation, "statements") == paper
     assert our_verdict(tmp_path, lemmas.sequential_linearisation, "statements") == own
 

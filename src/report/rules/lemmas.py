@@ -93,7 +93,7 @@ FEW = 1.0  # times the size of differences, below which an error's bound says so
     ours="the last layer and deep linear networks have no error by construction, and do not count",
 )
 def lemma_3(root: Path, scale: str, figure: str) -> Iterator[Finding]:
-    for where, run in networks(root, scale, HOMOGENEOUS):
+    for where, run in networks(root, scale, HOMOGENEOUS, "euler_error"):
         euler = run["euler_error"]
         beside = f"; largest {euler.max():.0e}"
         yield holds_everywhere(where, "a sample with itself", euler < ZERO, beside, "true")
@@ -116,7 +116,7 @@ def lemma_3(root: Path, scale: str, figure: str) -> Iterator[Finding]:
     ours="before training, when fᵀy is near zero, it is so as well",
 )
 def robust_sums(root: Path, scale: str, figure: str) -> Iterator[Finding]:
-    for where, run in networks(root, scale, HOMOGENEOUS):
+    for where, run in networks(root, scale, HOMOGENEOUS, "taylor_error_terms"):
         single, summed = (run[f"taylor_error_{kind}"][..., :-1] for kind in ("terms", "sum"))
         for epoch, when, part in ((-1, "after training", "paper"), (0, "before", "ours")):
             outcome, deciding = all_below((summed - single)[:, epoch])
@@ -138,7 +138,7 @@ def robust_sums(root: Path, scale: str, figure: str) -> Iterator[Finding]:
     "is less nonlinear by itself, so that the error must not fall by layer before training",
 )
 def sequential_linearisation(root: Path, scale: str, figure: str) -> Iterator[Finding]:
-    for where, run in networks(root, scale, HOMOGENEOUS):
+    for where, run in networks(root, scale, HOMOGENEOUS, "euler_error"):
         error = run["taylor_error"]  # (seed, epoch, layer)
         before, after = error[:, 0], error[:, -1]
         outcome, deciding = all_above(-np.diff(after, axis=-1))

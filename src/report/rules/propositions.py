@@ -47,7 +47,7 @@ REACHES = 0.1  # share of its bound that is something
     "the bound holds as well",
 )
 def proposition_1(root: Path, scale: str, figure: str) -> Iterator[Finding]:
-    for where, run in networks(root, scale, ("relu", "tanh", "gelu")):
+    for where, run in networks(root, scale, ("relu", "tanh", "gelu"), "activation_most"):
         is_monotone = run.config["network"] != "gelu"
         signs = run["activation_signs_unit"]  # shares (seed, epoch, rate, hidden layer)
         beside = f"; signs agree in a share of {signs.min():.4f} or more"

@@ -159,7 +159,7 @@ INTERPOLATES = 0.01  # share of its start to which the loss must fall
     "least ‖WH‖², so that its premise is met. The sharper (‖y‖₂ + 2√N MBδ)² in place of Ψ",
 )
 def theorem_4(root: Path, scale: str, figure: str) -> Iterator[Finding]:
-    for where, run in networks(root, scale, HOMOGENEOUS):
+    for where, run in networks(root, scale, HOMOGENEOUS, "response_norm2"):
         premises = list(theorem_4_premises(where, run))
         yield from premises
         failed = [finding.asked for finding in premises if finding.outcome != "met"]
