@@ -25,6 +25,7 @@ from report.quoted import numbers_table, quoted_rows
 from report.recipes import RECIPES, figures_table
 from report.rules import CLAIMS, number
 from report.rules.changed import changes_table
+from report.sentences import sentences_table
 from report.speed.tables import speed_section
 from report.verdicts import Claim, Finding
 
@@ -33,6 +34,11 @@ HEADING = """\
 # The paper's claims, measured
 
 Written by src/claims.py from the results of this folder.
+
+"""
+SENTENCES = """\
+
+## Where each statement and sentence of the paper is judged
 
 """
 NUMBERS = """\
@@ -76,9 +82,8 @@ CHANGED = """\
 
 Rules of claims 12 to 16 were written with their results at hand, and describe them as much as they
 test. Before those of claims 11 and 17 to 26 were written, trials on digits and on two epochs of
-MNIST had been seen; that claims 22 and 23 ask first whether the network interpolates, or has
-collapsed, was added after such trials. The rules of claims 1 to 10 were written first, applied, and
-then changed:
+MNIST had been seen. Those of claims 1 to 10 were written first. Then every rule was held against
+the paper's own sentence, and verdicts were split in two, with the results of earlier rules at hand:
 
 """
 DIVERGED = """\
@@ -131,8 +136,9 @@ def documents(root: Path) -> dict[Path, str]:
     """Path -> content of every document that is made from the results."""
     judged, rows = judge(root, "paper"), quoted_rows(root, "paper")
     papers = {claim: claim.verdicts(flat(by_figure))[0] for claim, by_figure in judged.items()}
-    claims = HEADING + front_page(rows, judged) + NUMBERS + numbers_table(rows) + METHOD
-    claims += claims_table(judged) + "\n" + CHANGED + changes_table(papers)
+    claims = HEADING + front_page(rows, judged) + NUMBERS + numbers_table(rows)
+    claims += SENTENCES + sentences_table(papers) + METHOD + claims_table(judged)
+    claims += "\n" + CHANGED + changes_table(papers)
     scripts = dict.fromkeys(script for recipe in RECIPES.values() for script in recipe.scripts)
     if diverged := divergences(root, "paper", scripts):
         claims += "\n".join(["", DIVERGED, *(f"- {line}" for line in diverged), ""])

@@ -10,7 +10,7 @@ The surrogate is S = yᵀ H WᵀW Hᵀ y of H (N, d), with targets as they are g
 computed in float64, without gradients; leading axes are a batch, and broadcast.
 """
 
-from collections.abc import Sequence
+import math
 
 import torch
 from torch import Tensor
@@ -18,61 +18,89 @@ from torch import Tensor
 from .batch import ratio, scalar
 
 EPS = 2.0**-52
-TICKS = 2**40  # a segment's length: breakpoints are rounded to whole ticks
-SPAN = TICKS + 1  # the breakpoints of all pairs are one sorted list of pair × SPAN + ticks
 
 
 def taylor_error(
-    features: Tensor, gradients: Tensor, outputs: Tensor, degree: float
+    features: Tensor, gradients: Tensor, outputs: Tensor, degree: float, own_size: bool = False
 ) -> float | Tensor:
-    """‖HJᵀ − T‖ / ‖T‖ over all N² pairs, T_ik = f_i + (m − 1) f_k (paper, Lemma 3).
+    """‖E‖ / ‖(f_i − f_k)_ik‖ over all N² pairs (paper, Lemma 3).
 
-    The lemma is h_iᵀJ_k ≈ f_i + (m − 1) f_k. By Euler's identity what separates the two sides is
+    The lemma is that E_ik = h_iᵀJ_k − f_i − (m − 1) f_k is about zero. By Euler's identity E_ik is
 
         f(h_k) + J_kᵀ(h_i − h_k) − f(h_i),
 
     the error of f's first-order Taylor expansion about one sample at another: zero where f is
     linear, and otherwise what is nonlinear in f between the samples, which the rest of the network
-    has still to supply. Sequential linearisation is its fall from layer to layer.
+    has still to supply. Sequential linearisation is its fall from layer to layer. At 1 the
+    expansion is no better than to take f_k for f_i. The size of the differences, and not of
+    f_i + (m − 1) f_k, which any constant in f makes large (ours).
 
     Args:
         features: H (…, N, d).
         gradients: J (…, N, d).
         outputs: f (…, N).
         degree: m, of f from these features on.
+        own_size: over ‖(f_i + (m − 1) f_k)_ik‖ instead, as `taylor_error_sum` is over its sum.
 
     Returns:
-        nan where T is zero.
+        nan where all outputs are the same, or zero.
 
     Raises:
         ValueError: shapes that do not go together.
     """
-    error, linear = _pairs(features, gradients, outputs, degree)
-    return ratio(torch.linalg.matrix_norm(error), torch.linalg.matrix_norm(linear))
+    error = _errors(features, gradients, outputs, degree)
+    f = outputs.detach().double()
+    other = degree - 1 if own_size else -1
+    size = f[..., :, None] + other * f[..., None, :]
+    return ratio(torch.linalg.matrix_norm(error), torch.linalg.matrix_norm(size))
 
 
 def taylor_error_sum(
-    features: Tensor, gradients: Tensor, outputs: Tensor, degree: float
+    features: Tensor, targets: Tensor, gradients: Tensor, outputs: Tensor, degree: float
 ) -> float | Tensor:
-    """Sum of the errors of Lemma 3 over all pairs, over that of their absolute values.
+    """‖Eᵀy‖ / ‖p‖, p_k = fᵀy + (m − 1) f_k Σy: Lemma 3 summed over samples (paper, appendix A.2).
 
-    Zero for centred features and outputs (paper, Proposition 4): summed over i and k the errors are
+    Σ_i y_i h_iᵀJ_k is what enters the change of the surrogate (Theorem 3); the lemma takes p_k for
+    it. Appendix A.2 conjectures that such sums are nearer than their terms.
 
-        Σ_ik (h_iᵀJ_k − f_i − (m − 1) f_k) = (Σ_i h_i)ᵀ(Σ_k J_k) − mN Σ_i f_i.
-
-    Both sums must vanish, over the same samples; what ReLU puts out is never centred. That these
-    are Taylor errors needs homogeneity, that they add up to zero does not.
-
-    Args and raises as `taylor_error`.
+    Args:
+        targets: y (…, N). The others as `taylor_error`.
 
     Returns:
-        in [−1, 1]; 0 where every error is rounding, as of a linear f.
+        nan where p is zero.
+
+    Raises:
+        ValueError: shapes that do not go together.
     """
-    error, _ = _pairs(features, gradients, outputs, degree)
-    h, j = (x.detach().double().abs().sum(-2) for x in (features, gradients))
-    terms = (h * j).sum(-1)  # absolute values of all that the products are sums of
+    _check(features, targets)
+    y, f = targets.detach().double(), outputs.detach().double()
+    error = _errors(features, gradients, outputs, degree)
+    summed = (error.mT @ y[..., None])[..., 0]  # (…, N)
+    expected = (f * y).sum(-1, keepdim=True) + (degree - 1) * f * y.sum(-1, keepdim=True)
+    return ratio(summed.norm(dim=-1), expected.norm(dim=-1))
+
+
+def expansion_sum(features: Tensor, gradients: Tensor, outputs: Tensor) -> float | Tensor:
+    """Σ_ij e_ij / Σ_ij |e_ij|, e_ij = f_i − f_j − (h_i − h_j)ᵀJ_j (paper, Proposition 4).
+
+    Zero for homogeneous f of samples with Σh = 0 and Σf = 0: summed over pairs, f_i − f_j
+    vanishes, and so does h_iᵀJ_j by Σh; h_jᵀJ_j is m f_j by Euler, and vanishes by Σf. Neither
+    Euler nor Σf = 0 can be done without.
+
+    Args as `taylor_error`.
+
+    Returns:
+        in [−1, 1]; nan where every error is rounding, as of a linear f.
+
+    Raises:
+        ValueError: shapes that do not go together.
+    """
+    h, j, f = _matched(features, gradients, outputs)
+    at_own = (h * j).sum(-1)  # h_jᵀJ_j (…, N)
+    error = f[..., :, None] - f[..., None, :] - h @ j.mT + at_own[..., None, :]
+    terms = (h.abs().sum(-2) * j.abs().sum(-2)).sum(-1)  # of all that the products are sums of
     size = error.abs().sum((-2, -1))
-    return scalar(torch.where(size > 64 * EPS * terms, error.sum((-2, -1)) / size, 0.0))
+    return scalar(torch.where(size > 64 * EPS * terms, error.sum((-2, -1)) / size, math.nan))
 
 
 def predicted_surrogate_change(
@@ -192,100 +220,49 @@ def surrogate_floor_piecewise(
     constant: float | Tensor,
     targets: Tensor,
     crossed: float | Tensor,
-    slope: float | Tensor,
-    distance: float | Tensor,
+    size: float | Tensor,
+    jump: float | Tensor,
+    as_printed: bool = True,
 ) -> float | Tensor:
-    """C₀‖y‖⁴ / Ψ, Ψ = N (‖y‖₁ + 2NMBδ)²: lower bound of S (paper, Theorem 4, m = 1).
+    """C₀‖y‖⁴ / Ψ: lower bound of S at layer l (paper, Theorem 4, m = 1).
 
-    It rests on Lemma 4, h_iᵀJ_k = f_i + ε with |ε| ≤ 2MBδ, of a ReLU network without biases. With
-    p_j the points where the segment from h_k to h_i leaves one linear region for the next, and ∇_j
-    the gradient before p_j,
+    Ψ = N (‖y‖₁ + 2NMBδ)² as printed, and (‖y‖₂ + 2√N MBδ)² of ours, which is never more. Both rest
+    on Lemma 4, h_iᵀJ_k = f_i + ε with |ε| ≤ E = 2MBδ (see regions.py). With f = y and the Ansatz
 
-        ε = h_iᵀ(J_k − J_i) = Σ_j h_iᵀ(∇_j − ∇_{j+1}) = Σ_j (h_i − p_j)ᵀ(∇_j − ∇_{j+1}),
+        C₀ ≤ ‖HWᵀ‖² = C N⁻¹ Σ_ik (h_iᵀJ_k)² ≤ C Σ_i (|y_i| + E)² = C (‖y‖₂² + 2E‖y‖₁ + NE²),
 
-    for p_jᵀ∇_j and p_jᵀ∇_{j+1} are both f(p_j). With a mean over k in the AGOP, C₀ ≤ C (‖y‖₁ +
-    2NMBδ)² follows: the factor N in Ψ is more than is needed.
+    which is at most C (‖y‖₂ + √N E)²; and S = C‖y‖⁴ by Lemma 3. The printed Ψ is larger by N at
+    E → ∞ and by N‖y‖₁² / ‖y‖₂² at E = 0.
 
     Args:
         constant: C₀ (…), as in `surrogate_floor_homogeneous`.
         targets: y (…, N).
-        crossed: M (…), the most boundaries between two samples; see `crossed_regions`.
-        slope: B (…) ≥ ‖∇f‖.
-        distance: δ (…) ≥ ‖h_i − h_k‖.
+        crossed: M (…), the most boundaries between two samples: of this layer.
+        size: B (…) ≥ ‖h_i‖: one for all layers.
+        jump: δ (…), the largest jump of ∇f from a region to the next: one for all layers.
     """
     y = targets.detach().double()
-    n = y.shape[-1]
-    psi = n * (y.abs().sum(-1) + 2 * n * crossed * slope * distance) ** 2
-    return scalar(constant * y.square().sum(-1) ** 2 / psi)
+    n, norm2 = y.shape[-1], y.square().sum(-1)
+    if as_printed:
+        psi = n * (y.abs().sum(-1) + 2 * n * crossed * size * jump) ** 2
+    else:
+        psi = (norm2.sqrt() + 2 * n**0.5 * crossed * size * jump) ** 2
+    return scalar(constant * norm2**2 / psi)
 
 
-@torch.no_grad()
-def crossed_regions(
-    layers: Sequence[tuple[Tensor, Tensor | None]],
-    first: Tensor,
-    second: Tensor,
-    relu_first: bool = False,
-) -> Tensor:
-    """M: boundaries of linear regions on the segments between pairs of inputs (paper, Lemma 4).
-
-    Counts the points inside a segment where some unit of a ReLU network changes its sign, by the
-    exact piecewise linear path: the units of a layer are linear between the breakpoints so far,
-    their zeros there are new breakpoints. Signs that change at one point, to 2⁻⁴⁰ of the segment,
-    count once; a unit that reaches zero and turns back does not count.
-
-    Args:
-        layers: weight (…, m, d) and bias (…, m) or None of every linear layer, ReLU between them.
-        first: a (…, P, d).
-        second: b (…, P, d).
-        relu_first: whether the inputs pass a ReLU before the first layer.
-
-    Returns:
-        (…, P) int64.
-    """
-    if first.ndim > 2:
-        rows = range(len(first))
-        one = [[(w[r], None if b is None else b[r]) for w, b in layers] for r in rows]
-        counts = [crossed_regions(one[r], first[r], second[r], relu_first) for r in rows]
-        return torch.stack(counts)
-    start = SPAN * torch.arange(len(first), device=first.device)
-    points = torch.stack([start, start + TICKS], dim=1).flatten()  # (V,)
-    path = torch.stack([first, second], dim=1).flatten(0, 1).double()  # (V, d)
-    if relu_first:
-        points, path = _bend(points, path)
-    for weight, bias in layers[:-1]:  # after the last nothing bends
-        path = path @ weight.double().mT
-        points, path = _bend(points, path if bias is None else path + bias.double())
-    return torch.bincount(points // SPAN, minlength=len(first)) - 2
+def _errors(features: Tensor, gradients: Tensor, outputs: Tensor, degree: float) -> Tensor:
+    """E of Lemma 3 (…, N, N), pair (i, k) in row i, column k."""
+    h, j, f = _matched(features, gradients, outputs)
+    return h @ j.mT - f[..., :, None] - (degree - 1) * f[..., None, :]
 
 
-def _bend(points: Tensor, path: Tensor) -> tuple[Tensor, Tensor]:
-    """Piecewise linear paths after a ReLU: breakpoints (V,), sorted, and values there (V, m)."""
-    signs = path.sign()
-    inside = points[:-1] % SPAN < TICKS  # from the end of a pair to the next pair there is no piece
-    crosses = (signs[:-1] * signs[1:] < 0) & inside[:, None]  # (V − 1, m)
-    piece, unit = crosses.nonzero(as_tuple=True)
-    here, there = path[piece, unit], path[piece + 1, unit]
-    ticks = (here / (here - there) * points.diff()[piece]).round().long()
-    zeros = points[piece] + ticks
-    refined = torch.cat([points, zeros]).unique()  # sorted
-    left = (torch.searchsorted(points, refined, right=True) - 1).clamp_max(len(points) - 2)
-    share = (refined - points[left]).double() / points.diff()[left]
-    bent = path[left].lerp(path[left + 1], share[:, None])
-    bent[torch.searchsorted(refined, zeros), unit] = 0.0
-    return refined, bent.clamp_min(0)
-
-
-def _pairs(
-    features: Tensor, gradients: Tensor, outputs: Tensor, degree: float
-) -> tuple[Tensor, Tensor]:
-    """Errors of Lemma 3 and its right-hand side, pair (i, k) in row i, column k; (…, N, N)."""
+def _matched(features: Tensor, gradients: Tensor, outputs: Tensor) -> tuple[Tensor, ...]:
+    """H, J and f in float64; ValueError where they do not go together."""
     _check(features, outputs)
     if features.shape != gradients.shape:
         shapes = f"{tuple(features.shape)} and {tuple(gradients.shape)}"
         raise ValueError(f"features and gradients must have one shape (…, N, d), not {shapes}")
-    h, j, f = (x.detach().double() for x in (features, gradients, outputs))
-    linear = f[..., :, None] + (degree - 1) * f[..., None, :]
-    return h @ j.mT - linear, linear
+    return tuple(x.detach().double() for x in (features, gradients, outputs))
 
 
 def _sum_rows(features: Tensor, shares: Tensor) -> Tensor:

@@ -1,9 +1,11 @@
 """The paper's statements, each measured beside what it says. Ours: the paper tests none of them.
 
-Claim: Theorems 1 to 4, Lemmas 3 and 4, Propositions 1, 2 and 4, and the two forms of whitening, on
-networks that meet their assumptions (no biases, one output) and on the paper's own.
+Claim: Theorems 1 to 4, Lemmas 1 to 5, Propositions 1, 2 and 4, the signs of section 4.2, and the
+two forms of whitening, on networks that meet their assumptions (no biases, one output) and on the
+paper's own.
 
     python src/experiment/statements.py --datasets mnist
+    python src/experiment/statements.py --networks relu squared_relu --seeds 3 4 5 6 7 8 9
     python src/experiment/statements.py --scale quick
 
 Every network is trained by gradient descent with momentum on all samples at once, in float64, an
@@ -29,20 +31,35 @@ program.begin(__name__)
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from core.moments import FeatureMoments
+from experiment import _statement_homogeneous as homogeneous
+from experiment import _statement_measures as measures
+from experiment._statement_networks import (
+    NETWORKS,
+    Task,
+    build_cnn,
+    build_mlp,
+    draw_samples,
+    make_task,
+    squared_relu,
+)
 from lab import cli, runs, training
-from lab import statement_measures as measures
 from lab.data import Images
 from lab.errors import DataError
 from lab.models import CNN, MLP
-from lab.replicas import Replica, generator, make_optimizer
+from lab.replicas import Replica, generator, generators, make_optimizer
 from lab.results import Arrays
 from lab.runs import Run
 from lab.snapshot import Snapshot, linear_layers, look
-from lab.statement_networks import NETWORKS, Task, build_cnn, build_mlp, draw_samples, make_task
 
 OPTIMIZERS = ("plain", "momentum", "adam")
+EXPANDED = (
+    functional.relu,
+    squared_relu,
+    torch.tanh,
+)  # activations on which Proposition 4 is measured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +68,7 @@ class Config(cli.Common):
 
     # mnist, svhn, cifar10, cifar100, digits, or paths of .npz files
     datasets: tuple[str, ...] = cli.each(("digits", "mnist"))
-    networks: tuple[str, ...] = cli.each(tuple(NETWORKS))  # see lab/statement_networks.py
+    networks: tuple[str, ...] = cli.each(tuple(NETWORKS))  # see _statement_networks.py
     learning_rate: float | None = None  # rate of gradient descent; None: the network's own
     momentum: float = 0.9  # momentum of gradient descent
     seeds: tuple[int, ...] = (0, 1, 2)  # a seed draws initial weights
@@ -64,7 +81,7 @@ class Config(cli.Common):
     rates: tuple[float, ...] = (10.0, 0.1, 0.001, 0.00001)  # γ of single steps
     # λ of Theorem 2
     ridges: tuple[float, ...] = (0.01, 1.0, 100.0, 10_000.0, 1_000_000.0)
-    pairs: int = 500  # pairs of samples between which linear regions are counted
+    pairs: int = 500  # pairs of samples, drawn at random, between which regions are counted
     width: int = 64  # units of a hidden layer
     depth: int = 4  # hidden layers; squared_relu has one fewer, so that it trains
     channels: int = 8  # channels of a convolution
@@ -96,6 +113,7 @@ QUICK: dict[str, Any] = {
 }
 
 _EPOCH, _LAYER = ("seed", "epoch"), ("seed", "epoch", "layer")
+_BEFORE_LAST = ("seed", "epoch", "hidden_layer")  # of which it is the index as well
 _RATE, _RIDGE = ("seed", "epoch", "rate", "layer"), ("seed", "epoch", "ridge", "layer")
 _UNITS, _STEP = ("seed", "epoch", "rate", "hidden_layer"), ("seed", "optimizer", "step", "layer")
 AXES = {
@@ -112,36 +130,63 @@ AXES = {
     # the signs agree, with ‖h‖ = 1 ("unit") and with the inputs' own norms ("own")
     **dict.fromkeys(("activation_bound_unit", "activation_signs_unit"), _UNITS),
     **dict.fromkeys(("activation_bound_own", "activation_signs_own"), _UNITS),
-    # Theorem 2, all MLPs
+    # what share of its bound a unit's step is, ‖h‖ = 1: its mean and the largest
+    **dict.fromkeys(("activation_share", "activation_most"), _UNITS),
+    # Theorem 2, all MLPs but relu_binary; targets centred
     "theorem2_bound": _RIDGE,
-    "ridge_tl": _RIDGE,  # T_λ, which it bounds
+    "theorem2_refined": _RIDGE,  # ours: C' in place of C
+    "ridge_tl": _RIDGE,  # T_λ, which both bound
     "tl_intercept": _LAYER,
-    "tl_bound": _LAYER,  # ours: tl_intercept is at least this, the surrogate normalised
+    # ours: tl_intercept is at least each of these. The surrogate normalised, and projections of Y
+    # onto GY and onto the columns of GY
+    **dict.fromkeys(("tl_bound", "tl_bound_line", "tl_bound_columns"), _LAYER),
     "surrogate": _LAYER,  # S(G_id), over the number of outputs
+    # Lemma 1, as Theorem 2: S(G_id) / (c₀² S(HHᵀ)), and its mean over directions of the features
+    **dict.fromkeys(("lemma1_ratio", "lemma1_chance"), _LAYER),
+    # Lemma 2, as Theorem 2: YᵀA⁻²Y, its bound and ours, over what is known without: ‖Y‖² / λ²
+    **dict.fromkeys(("lemma2_left", "lemma2_bound", "lemma2_refined"), _RIDGE),
+    # Lemma 5, as Theorem 2, and Proposition 2 in the last layer: S_cls / (‖G_id‖_F ‖YYᵀ‖_F)
+    "cka": _LAYER,
     # Theorem 3, homogeneous networks: of one step at the smallest rate
     "surrogate_change": _LAYER,
     "predicted_change": _LAYER,
+    # signs of section 4.2, homogeneous networks and relu_binary: fᵀy / ‖y‖²; cosines of f and y and
+    # of Hᵀy and Hᵀg, whose product is yᵀKg; mean h_iᵀh_k within classes less across, over that of
+    # ‖h‖²
+    **dict.fromkeys(("output_product", "output_cosine"), _EPOCH),
+    **dict.fromkeys(("descent_cosine", "nearer"), _LAYER),
     # Lemma 3, homogeneous networks: what is nonlinear in the rest of the network between samples
-    "taylor_error": _LAYER,
-    # Proposition 4, homogeneous networks: the sum of Lemma 3's errors over that of their sizes
-    "taylor_error_sum": _LAYER,  # features and outputs centred
-    "taylor_error_sum_uncentred": _LAYER,  # as they are
-    # Lemma 4, relu: boundaries of linear regions between two samples, mean and most over pairs
-    **dict.fromkeys(("crossed", "crossed_most"), _LAYER),
+    "taylor_error": _LAYER,  # by pairs, over the size of all f_i − f_k
+    "taylor_error_terms": _LAYER,  # by pairs, over what is predicted
+    "taylor_error_sum": _LAYER,  # summed over samples with y, over the sum that is predicted
+    "euler_error": _LAYER,  # of a sample with itself, h_kᵀJ_k = m f_k
+    # Proposition 4, relu, squared_relu and tanh (not homogeneous): the sum of all Taylor errors
+    # over that of their sizes; Σh = 0, and Σf = 0 by the read-out
+    "expansion_sum": _BEFORE_LAST,
+    "expansion_sum_not_centred": _BEFORE_LAST,  # Σf ≠ 0
+    # Lemma 4, relu, on the segments between pairs: boundaries of linear regions, mean and most; B
+    # and δ; the share of pairs that obey it; median and largest share of its bound that an error
+    # is; medians of bound and error over the root mean square of f_i − f_k
+    **dict.fromkeys(("crossed", "crossed_most", "input_norm", "gradient_jump"), _LAYER),
+    **dict.fromkeys(("lemma4_held", "lemma4_share", "lemma4_most"), _LAYER),
+    **dict.fromkeys(("lemma4_bound", "lemma4_error"), _LAYER),
     # Theorem 4
     "ansatz_cosine": _LAYER,  # of WᵀW and AGOP, all MLPs; one at the last layer by construction
     "ansatz_ratio": _LAYER,  # C_l ‖y‖⁴ / S, homogeneous networks: one where its premises hold
+    "response_norm2": _LAYER,  # ‖HWᵀ‖², of which C₀ is the least
     "surrogate_floor": _LAYER,  # its lower bound of S, homogeneous networks
-    # Proposition 2, the last layer of the networks with classes
-    "cka": _EPOCH,  # S_cls / (‖G_id‖_F ‖YYᵀ‖_F)
+    "surrogate_floor_sharper": _LAYER,  # ours, relu
+    # Proposition 2, what the last layer of the networks with classes reads
     **dict.fromkeys(("nc1", "nc2_norm", "nc2_angle"), _EPOCH),
+    # the same on features that have collapsed by hand: linear CKA, and ‖G_id − YYᵀ‖ over ‖YYᵀ‖
+    **dict.fromkeys(("hand_cka", "hand_gram_error"), ("seed", "case")),
     # whitening, all networks: Procrustes and tangent form of a step of gradient descent at rate γ
     "whitening_cosine": _RATE,
     "whitening_ratio": _RATE,  # length by Procrustes over length in tangent form
     # share of a step's squared length that whitening discards, of the gradient and of momentum's
     **dict.fromkeys(("discarded_gradient", "discarded_momentum"), _LAYER),
     **{name: (name,) for name in ("seed", "epoch", "rate", "ridge", "layer", "hidden_layer")},
-    **{name: (name,) for name in ("optimizer", "step")},
+    **{name: (name,) for name in ("optimizer", "step", "case")},
 }
 
 
@@ -169,7 +214,10 @@ def snapshot_measures(
     network, replicas = task.network, len(next(model.parameters()))
     now = look(model, task.x.expand(replicas, *task.x.shape), task.loss)
     weights = [layer.weight for layer in linear_layers(model)]
-    steps = [config.momentum * buffers.get(weight, 0) + weight.grad for weight in weights]
+    steps = [
+        config.momentum * buffers.get(weight, 0) + weight.grad + network.decay * weight.detach()
+        for weight in weights
+    ]
     model.zero_grad()
     values = {"loss": now.losses, "accuracy": task.accuracy(now.outputs.detach())}
     values |= measures.theorem1(now, config.rates)
@@ -178,37 +226,43 @@ def snapshot_measures(
         values |= measures.proposition1(now, network.activation, network.lipschitz, config.rates)
     if isinstance(model, CNN):
         return values
-    targets = task.targets if network.degree else task.labels
-    moments = [FeatureMoments().update(h, targets) for h in now.features]
+    if network.binary:
+        return values | homogeneous.signs(now, task.targets[:, 0])
+    moments = [FeatureMoments().update(h, task.targets) for h in now.features]
     values |= measures.linearity(moments, now.weights, config.ridges) | measures.ansatz(now)
+    if network.activation in EXPANDED:
+        values |= homogeneous.proposition4(model, now)
     if network.degree:
-        return values | homogeneous_measures(config, task, model, now, moments)
-    return values | measures.proposition2(moments[-1], now.weights[-1])
+        return values | homogeneous_measures(config, task, now, moments)
+    return values | measures.proposition2(FeatureMoments().update(now.features[-1], task.labels))
 
 
 def homogeneous_measures(
-    config: Config, task: Task, model: MLP, now: Snapshot, moments: list[FeatureMoments]
+    config: Config, task: Task, now: Snapshot, moments: list[FeatureMoments]
 ) -> dict[str, Tensor]:
-    """Theorems 3 and 4, Lemmas 3 and 4, Proposition 4, of a network that is homogeneous."""
+    """Theorems 3 and 4, Lemmas 3 and 4, and the signs, of a network that is homogeneous."""
     y, degree = task.targets[:, 0], task.network.degree
     degrees = [degree**left for left in reversed(range(len(now.weights)))]
-    values = measures.theorem3(now, y, min(config.rates)) | measures.lemma3(now, degrees)
-    values |= measures.proposition4(model, now, degrees) | measures.theorem4(now, y)
-    crossed = torch.zeros_like(values["taylor_error"])
+    values = homogeneous.theorem3(now, y, min(config.rates)) | homogeneous.lemma3(now, y, degrees)
+    values |= homogeneous.signs(now, y) | homogeneous.theorem4(now, y)
+    lemma = {}
     if task.network is NETWORKS["relu"]:
         drawn = torch.randint(len(y), (2, config.pairs), generator=generator(0, "measurement"))
-        values |= measures.lemma4(now, drawn.to(y.device))
-        crossed = values["crossed_most"]
-    return values | measures.theorem4_floor(now, y, moments, degree, crossed)
+        lemma = homogeneous.lemma4(now, drawn.to(y.device))
+    if task.network is not NETWORKS["linear"]:
+        values |= homogeneous.theorem4_floor(now, y, moments, degree, lemma)
+    return values | lemma
 
 
 def train(config: Config, name: str, task: Task, replicas: Sequence[Replica]) -> Arrays:
     """Train by gradient descent with momentum, and measure; name -> (R, measured epochs, …)."""
     model = build(config, task, replicas)
     options = {"lr": config.rate(name), "momentum": config.momentum}
+    options["weight_decay"] = task.network.decay
     optimizer = make_optimizer(torch.optim.SGD, model, replicas, fused=True, **options)
     x, at = task.x.expand(len(replicas), *task.x.shape), measured(config.epochs)
-    with training.Epochs(config.epochs, model, f"{name} seed {replicas[0].seed}") as epochs:
+    description, unchecked = f"{name} seed {replicas[0].seed}", ("activation_share", "lemma4_share")
+    with training.Epochs(config.epochs, model, description, unchecked) as epochs:
         for epoch in epochs:  # 0: before training
             if epoch > 0:
                 task.loss(model(x)).sum().backward()
@@ -250,7 +304,12 @@ def run(config: Config, dataset: str, name: str, replicas: Sequence[Replica]) ->
     """Train and measure the replicas of one network as one batch; name -> (R, …)."""
     images = cli.load_images(config, dataset)
     task = make_task(NETWORKS[name], images, config.number(name))
-    return train(config, name, task, replicas) | accumulate(config, name, task, replicas)
+    arrays = train(config, name, task, replicas) | accumulate(config, name, task, replicas)
+    if task.network.degree or name == "cnn":
+        return arrays
+    draws = generators(replicas, "measurement")
+    by_hand = measures.collapsed_by_hand(task.labels, config.width, draws)
+    return arrays | {key: values.cpu().numpy() for key, values in by_hand.items()}
 
 
 def check_images(config: Config, images: Images) -> None:
@@ -288,7 +347,7 @@ def main() -> None:
             layers = arrays["one_step_error"].shape[-1]
             points = {"epoch": measured(config.epochs), "step": measured(config.steps)[1:]}
             points |= {"layer": range(1, layers + 1), "hidden_layer": range(1, layers)}
-            points |= {"seed": config.seeds, "optimizer": OPTIMIZERS}
+            points |= {"seed": config.seeds, "optimizer": OPTIMIZERS, "case": measures.CASES}
             result.save(arrays | points | {"rate": config.rates, "ridge": config.ridges})
 
 

@@ -1,4 +1,4 @@
-"""Lemmas and theorems on homogeneous networks against loops over pairs, exact sums and grids."""
+"""Lemmas and theorems on homogeneous networks against loops over pairs and exact sums."""
 
 import math
 from fractions import Fraction
@@ -13,7 +13,7 @@ from core.agop import average_gradient_outer_product
 from core.homogeneity import (
     ansatz_scale,
     ansatz_surrogate_ratio,
-    crossed_regions,
+    expansion_sum,
     predicted_surrogate_change,
     surrogate_change,
     surrogate_floor_homogeneous,
@@ -68,24 +68,60 @@ def sample(kind, seed=0, h=None):
 
 
 def looped_errors(h, j, f, m):
-    """Error of every pair (i, k) and the right-hand side, one after the other."""
-    errors, right = np.zeros((len(h), len(h))), np.zeros((len(h), len(h)))
+    """Error of every pair (i, k) and f_i − f_k, one after the other."""
+    errors, differences = np.zeros((len(h), len(h))), np.zeros((len(h), len(h)))
     for i in range(len(h)):
         for k in range(len(h)):
-            right[i, k] = f[i] + (m - 1) * f[k]
-            errors[i, k] = sum(float(a * b) for a, b in zip(h[i], j[k], strict=True)) - right[i, k]
-    return errors, right
+            differences[i, k] = f[i] - f[k]
+            right = f[i] + (m - 1) * f[k]
+            errors[i, k] = sum(float(a * b) for a, b in zip(h[i], j[k], strict=True)) - right
+    return errors, differences
 
 
 @pytest.mark.parametrize("kind", ["relu", "squared"])
 def test_the_error_is_that_of_a_loop_over_pairs(kind):
-    arguments = sample(kind)
-    errors, right = looped_errors(*arguments)
-    expected = np.linalg.norm(errors) / np.linalg.norm(right)
+    h, j, f, m = sample(kind)
+    errors, differences = looped_errors(h, j, f, m)
+    expected = np.linalg.norm(errors) / np.linalg.norm(differences)
     assert expected > 0.1
-    assert taylor_error(*arguments) == pytest.approx(expected, rel=1e-12)
-    expected = errors.sum() / np.abs(errors).sum()
-    assert taylor_error_sum(*arguments) == pytest.approx(expected, rel=1e-12)
+    assert taylor_error(h, j, f, m) == pytest.approx(expected, rel=1e-12)
+    own = np.linalg.norm([[f[i] + (m - 1) * f[k] for k in range(N)] for i in range(N)])
+    expected = np.linalg.norm(errors) / own
+    assert taylor_error(h, j, f, m, own_size=True) == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_error_is_relative_to_differences_and_not_to_what_f_has_in_common():
+    """x + offset along a direction that is constant: ReLU of 1 adds to f, and to no difference."""
+    h, j, f, m = sample("relu")
+    ones = torch.ones(N, 1).double()
+    offset = 100.0  # f(h, 1) + 100 · 1 is as homogeneous
+    shifted = torch.cat([h, ones], 1), torch.cat([j, offset * ones], 1), f + offset, m
+    assert taylor_error(*shifted) == pytest.approx(taylor_error(h, j, f, m), rel=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["relu", "squared"])
+@pytest.mark.parametrize("shift", [0.0, 2.0])
+def test_the_summed_error_is_that_of_a_loop_over_samples(kind, shift):
+    h, j, f, m = sample(kind)
+    y = draw(N, seed=4) + shift
+    actual, expected = [], []
+    for k in range(N):
+        actual.append(sum(y[i] * (h[i] @ j[k]) for i in range(N)).item())
+        expected.append((sum(f * y) + (m - 1) * f[k] * sum(y)).item())
+    error = np.linalg.norm(np.subtract(actual, expected)) / np.linalg.norm(expected)
+    assert error > 0.05
+    assert taylor_error_sum(h, y, j, f, m) == pytest.approx(error, rel=1e-10)
+
+
+def test_sums_can_be_nearer_than_their_terms_and_farther():
+    """f planted with errors E_ik = e_i that cancel in the sum with y, and with some that do not."""
+    y, f = torch.tensor([1.0, 1.0, -1.0, -1.0]), torch.tensor([2.0, 1.0, -1.0, -2.0])
+    j = torch.tensor([[1.0]]).expand(4, 1)
+    cancels, adds = torch.tensor([1.0, -1.0, 1.0, -1.0]), 0.1 * y
+    assert taylor_error((f + cancels)[:, None], j, f, 1) > 0.3
+    assert taylor_error_sum((f + cancels)[:, None], y, j, f, 1) < 1e-14
+    assert taylor_error((f + adds)[:, None], j, f, 1) < 0.05
+    assert taylor_error_sum((f + adds)[:, None], y, j, f, 1) > 0.06
 
 
 @pytest.mark.parametrize("kind", ["relu", "squared"])
@@ -101,17 +137,16 @@ def test_it_is_the_error_of_the_first_order_expansion(kind):
 def test_a_linear_function_has_no_error():
     h, j, f, _ = sample("linear")
     assert taylor_error(h, j, f, 1) < 1e-14
-    assert taylor_error_sum(h, j, f, 1) == 0  # and not one rounding over another
+    assert taylor_error_sum(h, f, j, f, 1) < 1e-14
+    assert math.isnan(expansion_sum(h, j, f))  # and not one rounding over another
     assert taylor_error(h, j, f, 2) > 0.1
+    assert taylor_error_sum(h, f + 1, j, f, 2) > 0.1
 
 
-def test_an_error_far_below_the_outputs_is_still_an_error():
-    h, slope, kink = draw(N, D), draw(D, seed=1), draw(D, seed=2)
-    nearly = lambda x: x @ slope + 1e-9 * torch.relu(x @ kink)  # noqa: E731
-    kinked = lambda x: torch.relu(x @ kink)  # noqa: E731
-    sums = [taylor_error_sum(h, gradients(f, h), f(h), 1) for f in (nearly, kinked)]
-    assert abs(sums[1]) > 0.01
-    assert sums[0] == pytest.approx(sums[1], rel=1e-4)
+def test_equal_outputs_have_no_relative_error():
+    h, j, f, _ = sample("relu")
+    assert math.isnan(taylor_error(h, j, torch.ones_like(f), 1))
+    assert math.isnan(taylor_error_sum(h, torch.zeros(N), j, f, 1))
 
 
 def test_rounding_in_a_deep_and_wide_linear_network_is_no_error():
@@ -119,15 +154,17 @@ def test_rounding_in_a_deep_and_wide_linear_network_is_no_error():
     h = draw(200, 64) * 10
     f = outputs(layers, h, identity)
     j = gradients(lambda x: outputs(layers, x, identity), h)
-    assert taylor_error_sum(h, j, f, 1) == 0
+    assert math.isnan(expansion_sum(h, j, f))
+    assert taylor_error(h, j, f, 1) < 1e-12
 
 
 @pytest.mark.parametrize("kind", HOMOGENEOUS)
 def test_one_sample_obeys_eulers_identity_at_the_right_degree_alone(kind):
-    _, _, _, degree = arguments = sample(kind, h=draw(1, D, seed=3))
-    assert abs(arguments[2].item()) > 1e-3
-    assert taylor_error(*arguments) < 1e-13
-    assert taylor_error(*arguments[:3], degree + 1) > 0.1
+    h, j, f, degree = sample(kind, h=draw(1, D, seed=3))
+    assert abs(f.item()) > 1e-3
+    y = torch.ones(1)
+    assert taylor_error_sum(h, y, j, f, degree) < 1e-13
+    assert taylor_error_sum(h, y, j, f, degree + 1) > 0.1
 
 
 def test_samples_on_one_ray_have_no_error_under_relu():
@@ -136,22 +173,73 @@ def test_samples_on_one_ray_have_no_error_under_relu():
     assert taylor_error(*sample("squared", h=ray)) > 0.1  # Jᵀh grows with the gradient's place
 
 
+def expansion_loop(h, j, f):
+    """Σ e_ij over Σ |e_ij|, as printed."""
+    errors = [
+        (f[i] - f[k] - (h[i] - h[k]) @ j[k]).item() for i in range(len(h)) for k in range(len(h))
+    ]
+    return sum(errors) / sum(map(abs, errors))
+
+
+def without_sum(kind, h, biases=False, seed=0):
+    """f from h with a read-out orthogonal to the mean of what it reads: Σf = 0; (J, f)."""
+    activation = torch.tanh if kind == "tanh" else HOMOGENEOUS[kind][0]
+    *hidden, (read_out, _) = network(D, 8, 8, 1, seed=seed, biases=biases)
+    last = lambda x: activation(hidden_response(hidden, x, activation))  # noqa: E731
+    mean = last(h).mean(0)
+    w = read_out[0] - (read_out[0] @ mean) / (mean @ mean) * mean
+    f = lambda x: last(x) @ w  # noqa: E731
+    assert abs(f(h).sum()) < 1e-13
+    return gradients(f, h), f(h)
+
+
+def hidden_response(layers, h, activation):
+    for i, (weight, bias) in enumerate(layers):
+        h = (activation(h) if i else h) @ weight.mT
+        h = h if bias is None else h + bias
+    return h
+
+
 @pytest.mark.parametrize("kind", ["relu", "squared"])
-def test_errors_add_up_to_zero_for_centred_features_and_outputs(kind):
+def test_taylor_errors_add_up_to_zero_where_samples_and_outputs_have_no_sum(kind):
+    h = draw(N, D) + 1
+    h = h - h.mean(0)
+    j, f = without_sum(kind, h)
+    assert abs(expansion_sum(h, j, f)) < 1e-13
+    _, j_all, f_all, _ = sample(kind, h=h)  # Σf is not zero
+    assert abs(expansion_sum(h, j_all, f_all)) > 1e-2
+    assert abs(expansion_sum(h + 1, *without_sum(kind, h + 1))) > 1e-2  # Σh is not zero
+    # in the paper's form f's mean cannot just be subtracted: f − f̄ is not homogeneous
+    assert abs(expansion_sum(h, j_all, f_all - f_all.mean())) > 1e-2
+    for values in ((j, f), (j_all, f_all)):
+        expected = expansion_loop(h, *values)
+        assert expansion_sum(h, *values) == pytest.approx(expected, rel=1e-9, abs=1e-13)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_taylor_errors_of_what_is_not_homogeneous_do_not_add_up_to_zero(seed):
     h = draw(N, D)
-    h, j, f, m = sample(kind, h=h - h.mean(0))
-    assert abs(taylor_error_sum(h, j, f, m)) > 1e-3
-    assert abs(taylor_error_sum(h, j, f - f.mean(), m)) < 1e-14
-    assert abs(taylor_error_sum(h + 1, j, f - f.mean(), m)) > 1e-3
+    h = h - h.mean(0)
+    assert abs(expansion_sum(h, *without_sum("tanh", h, biases=True, seed=seed))) > 1e-2
+    assert abs(expansion_sum(h, *without_sum("relu", h, biases=True, seed=seed))) > 1e-3
 
 
 def test_errors_of_an_odd_homogeneous_network_add_up_to_zero():
-    """At inputs ±x both premises hold without any centring."""
+    """At inputs ±x both premises hold without any choice of the read-out."""
     half, layers = draw(N, D), network(D, 8, 8, 1)
     odd = lambda x: outputs(layers, x) - outputs(layers, -x)  # noqa: E731
     h = torch.cat([half, -half])
     assert taylor_error(h, gradients(odd, h), odd(h), 1) > 0.1
-    assert abs(taylor_error_sum(h, gradients(odd, h), odd(h), 1)) < 1e-14
+    assert abs(expansion_sum(h, gradients(odd, h), odd(h))) < 1e-14
+
+
+def test_errors_far_below_the_outputs_are_still_errors():
+    h, slope, kink = draw(N, D), draw(D, seed=1), draw(D, seed=2)
+    nearly = lambda x: x @ slope + 1e-9 * torch.relu(x @ kink)  # noqa: E731
+    kinked = lambda x: torch.relu(x @ kink)  # noqa: E731
+    sums = [expansion_sum(h, gradients(f, h), f(h)) for f in (nearly, kinked)]
+    assert abs(sums[1]) > 0.01
+    assert sums[0] == pytest.approx(sums[1], rel=1e-4)
 
 
 def layer_problem(activation, seed=0):
@@ -173,6 +261,20 @@ def slope_of_surrogate(h, y, weight, step, rate=1e-3):
     """dS/dγ at 0 for W − γ·step; S is quadratic in γ, so a central difference is exact."""
     ahead, back = (surrogate_change(h, y, weight, weight - r * step) for r in (rate, -rate))
     return (ahead - back) / (2 * rate)
+
+
+def test_classes_that_are_nearer_to_themselves_do_not_make_y_k_g_positive():
+    """10 against 90 samples, products 2 within a class and 1 across, outputs of 1/2 (ours)."""
+    y = torch.cat([torch.ones(10), torch.zeros(90)]).double()
+    kernel = 1 + (y[:, None] == y).double()
+    h = torch.linalg.cholesky(kernel + 1e-12 * torch.eye(100))  # K = HHᵀ
+    g = y - 0.5  # −∂L/∂f of binary cross-entropy at ŷ = 1/2
+    assert (y @ kernel @ g).item() == pytest.approx(-350)
+    change = predicted_surrogate_change(h, y, y, g, 1.0)  # f = y: fᵀy = 10
+    assert change == pytest.approx(2 * 10 * -350, rel=1e-9)
+    balanced = torch.cat([torch.ones(50), torch.zeros(50)]).double()
+    kernel = 1 + (balanced[:, None] == balanced).double()
+    assert (balanced @ kernel @ (balanced - 0.5)).item() > 0
 
 
 @pytest.mark.parametrize("activation", [identity, torch.relu, squared_relu])
@@ -280,131 +382,36 @@ def test_the_homogeneous_floor_is_attained_where_all_premises_hold(degree, layer
     assert floor == pytest.approx(value, rel=1e-12)
 
 
-def test_the_piecewise_floor_as_printed():
+def test_the_piecewise_floor_as_printed_and_the_sharper_one():
     y = torch.tensor([1.0, -3.0])
     expected = 7 * 10.0**2 / (2 * (4 + 2 * 2 * 3 * 0.5 * 0.1) ** 2)
     assert surrogate_floor_piecewise(7, y, 3, 0.5, 0.1) == pytest.approx(expected, rel=1e-14)
+    sharper = 7 * 10.0**2 / (10**0.5 + 2 * 2**0.5 * 3 * 0.5 * 0.1) ** 2
+    value = surrogate_floor_piecewise(7, y, 3, 0.5, 0.1, as_printed=False)
+    assert value == pytest.approx(sharper, rel=1e-14)
     crossed = torch.tensor([0.0, 3.0])
     floors = surrogate_floor_piecewise(torch.tensor([7.0, 7.0]), y, crossed, 0.5, 0.1)
     assert difference(floors, torch.tensor([7 * 100 / 32, expected])) < 1e-7
 
 
-def patterns(layers, h, relu_first):
-    """Signs of every unit that passes a ReLU; (…, units)."""
-    signs = [h > 0] if relu_first else []
-    for i, (weight, bias) in enumerate(layers[:-1]):
-        h = (torch.relu(h) if i or relu_first else h) @ weight.mT
-        h = h if bias is None else h + bias
-        signs.append(h > 0)
-    return torch.cat(signs, -1)
-
-
-def grid_count(layers, first, second, relu_first=False, points=100_001):
-    """Changes of pattern along a dense grid, pair by pair."""
-    share = torch.linspace(0, 1, points, dtype=torch.float64)[:, None]
-    return torch.tensor(
-        [
-            patterns(layers, a.lerp(b, share), relu_first).diff(dim=0).any(-1).sum().item()
-            for a, b in zip(first, second, strict=True)
-        ]
-    )
-
-
-@pytest.mark.parametrize("relu_first", [False, True])
-@pytest.mark.parametrize("biases", [False, True])
-def test_crossings_are_those_of_a_dense_grid(biases, relu_first):
-    layers = network(D, 9, 7, 6, 1, biases=biases)
-    first, second = 2 * draw(8, D, seed=5), 2 * draw(8, D, seed=6)
-    expected = grid_count(layers, first, second, relu_first)
-    assert expected.float().mean() > 5
-    assert torch.equal(crossed_regions(layers, first, second, relu_first), expected)
-
-
-def test_layers_that_die_on_the_way_are_counted_right():
-    """Narrow layers without biases are zero on whole pieces, in one network of four at least."""
-    first, second = draw(30, 2, seed=5), draw(30, 2, seed=6)
-    share = torch.linspace(0, 1, 101, dtype=torch.float64)[:, None, None]
-    dead = 0
-    for seed in range(10):
-        layers = network(2, 2, 2, 2, 1, seed=100 * seed)
-        dead += bool((outputs(layers, first.lerp(second, share)) == 0).any())
-        expected = grid_count(layers, first, second, points=20_001)
-        assert torch.equal(crossed_regions(layers, first, second), expected)
-    assert dead > 2
-
-
-@pytest.mark.parametrize("depth", [1, 4, 10])
-def test_a_composed_tent_map_has_all_its_boundaries(depth):
-    """x ↦ 2 min(x, 1 − x), k times over: x_k meets ½ at the odd multiples of 2^−(k+1).
-
-    Its units ReLU(x_k) touch zero and turn back, at points that are other units' boundaries.
-    """
-    enter = (torch.ones(2, 1), torch.tensor([0.0, -0.5]))
-    again = (torch.tensor([[2.0, -4.0], [2.0, -4.0]]), torch.tensor([0.0, -0.5]))
-    layers = [enter, *[again] * (depth - 1), (torch.tensor([[2.0, -4.0]]), None)]
-    crossed = crossed_regions(layers, torch.zeros(1, 1), torch.ones(1, 1))
-    assert crossed.dtype == torch.int64
-    assert crossed.tolist() == [2**depth - 1]
-
-
-@pytest.mark.parametrize(("dip", "crossed"), [(-1e-9, 1), (1e-9, 3)])
-@pytest.mark.parametrize("kink", [1 / 3, 0.1, 0.7])
-def test_a_unit_that_nearly_touches_zero_is_told_from_one_that_dips_below(kink, dip, crossed):
-    """x + 2|x − c| − c − dip at x in (0, 1), from units ±(x − c) and x + 1."""
-    entry = (
-        torch.tensor([[1], [-1], [1]], dtype=torch.float64),
-        torch.tensor([-kink, kink, 1], dtype=torch.float64),
-    )
-    unit = (
-        torch.tensor([[2, 2, 1]], dtype=torch.float64),
-        torch.tensor([-1 - kink - dip], dtype=torch.float64),
-    )
-    layers = [entry, unit, (torch.ones(1, 1), None)]
-    assert crossed_regions(layers, torch.zeros(1, 1), torch.ones(1, 1)).tolist() == [crossed]
-
-
-def test_through_the_origin_all_boundaries_are_one():
-    layers, first = network(D, 9, 7, 6, 1), draw(20, D)
-    for factor in (1.0, 0.37, 9.1):
-        assert crossed_regions(layers, first, -factor * first).tolist() == [1] * 20
-        assert crossed_regions(layers, first, factor * first).tolist() == [0] * 20
-
-
-def test_a_linear_network_and_a_network_of_one_layer_have_no_boundary():
-    first, second = draw(4, D), draw(4, D, seed=1)
-    assert crossed_regions(network(D, 1), first, second).tolist() == [0] * 4
-    expected = (first.sign() != second.sign()).sum(1)
-    assert torch.equal(crossed_regions(network(D, 1), first, second, relu_first=True), expected)
-
-
-def test_crossings_do_not_depend_on_direction_division_or_how_the_input_enters():
-    layers = network(D, 40, 30, 20, 1, biases=True)
-    first, second = draw(50, D, seed=5), draw(50, D, seed=6)
-    whole = crossed_regions(layers, first, second)
-    assert whole.float().mean() > 20
-    assert torch.equal(whole, crossed_regions(layers, second, first))
-    middle = first.lerp(second, 0.3)
-    parts = crossed_regions(layers, first, middle) + crossed_regions(layers, middle, second)
-    assert torch.equal(whole, parts)
-    through = [(torch.eye(D, dtype=first.dtype), None), *layers]
-    expected = crossed_regions(through, first, second)
-    assert torch.equal(crossed_regions(layers, first, second, relu_first=True), expected)
-
-
-def test_lemma_4_bounds_the_error_by_the_boundaries_crossed():
-    layers = network(D, 9, 7, 1)
-    function = lambda x: outputs(layers, x)  # noqa: E731
-    a = draw(300, D)
-    b = a + draw(300, D, seed=1) * torch.logspace(-2, 0, 300, dtype=a.dtype)[:, None]
-    error = ((b * gradients(function, a)).sum(-1) - function(b)).abs()
-    crossed = crossed_regions(layers, a, b)
-    share = torch.linspace(0, 1, 501, dtype=a.dtype)[:, None, None]
-    slope = gradients(function, a.lerp(b, share)).norm(dim=-1).amax(0)
-    still = crossed == 0
-    assert 20 < still.sum() < 280
-    assert error[still].max() < 1e-14
-    assert bool((error <= 2 * crossed * slope * (a - b).norm(dim=-1) + 1e-14).all())
-    assert error[~still].max() > 0.1
+def test_the_piecewise_floors_are_below_the_surrogate_where_every_premise_holds():
+    """h_iᵀJ_k = y_i + ε_ik with |ε| ≤ E planted, and WᵀW = C N⁻¹ JᵀJ; Σ_k ε_ik y_i = 0, so that
+    S = C‖y‖⁴. C₀ is ‖HWᵀ‖² itself, the most that is allowed."""
+    for seed in range(50):
+        y = draw(N, seed=seed)
+        e = torch.rand(N, N, generator=torch.Generator().manual_seed(seed)).double() - 0.5
+        e = e - torch.outer(y, y @ e) / (y @ y)  # yᵀε = 0 for every k
+        products = y[:, None] + e  # h_iᵀJ_k
+        h, j = products, torch.eye(N).double()
+        weight = (1.7 / N) ** 0.5 * j
+        value = (weight @ (h.mT @ y)).square().sum().item()
+        assert value == pytest.approx(1.7 * y.square().sum().item() ** 2, rel=1e-9)
+        constant = (h @ weight.mT).square().sum().item()
+        largest = e.abs().max().item() / 2  # MBδ
+        floors = [surrogate_floor_piecewise(constant, y, 1, largest, 1.0, p) for p in (True, False)]
+        assert floors[0] < floors[1] <= value * (1 + 1e-12)
+    exact = surrogate_floor_piecewise(1.7 * (y @ y), y, 0, 1.0, 1.0, as_printed=False)
+    assert exact == pytest.approx((1.7 * (y @ y) * (y @ y)).item(), rel=1e-12)  # attained
 
 
 def test_a_batch_of_networks_is_each_alone():
@@ -413,12 +420,13 @@ def test_a_batch_of_networks_is_each_alone():
         tuple(torch.stack(parts) for parts in zip(*layers, strict=True))
         for layers in zip(*networks, strict=True)
     ]
-    h, other, j = draw(3, N, D), draw(3, N, D, seed=1), draw(3, N, D, seed=2)
+    h, j = draw(3, N, D), draw(3, N, D, seed=2)
     f, y = draw(3, N, seed=3), draw(N, seed=4)
     w, w_next = stacked[0][0], stacked[0][0] + 0.1
     calls = [
         (taylor_error, (h, j, f), (2,)),
-        (taylor_error_sum, (h, j, f), (2,)),
+        (taylor_error_sum, (h, y.expand(3, N), j, f), (2,)),
+        (expansion_sum, (h, j, f), ()),
         (surrogate_change, (h, y.expand(3, N), w, w_next), ()),
         (predicted_surrogate_change, (h, y.expand(3, N), f, f), (0.1,)),
         (ansatz_scale, (w.mT @ w, j.mT @ j), ()),
@@ -429,9 +437,7 @@ def test_a_batch_of_networks_is_each_alone():
         alone = [function(*(x[r] for x in batch), *rest) for r in range(3)]
         assert all(isinstance(value, float) for value in alone)
         assert difference(function(*batch, *rest), torch.tensor(alone, dtype=h.dtype)) < 1e-13
-    alone = [crossed_regions(networks[r], h[r], other[r]) for r in range(3)]
-    assert torch.equal(crossed_regions(stacked, h, other), torch.stack(alone))
-    assert difference(surrogate_change(h, y, w, w_next), surrogate_change(*calls[2][1])) < 1e-15
+    assert difference(surrogate_change(h, y, w, w_next), surrogate_change(*calls[3][1])) < 1e-15
 
 
 def test_values_that_are_not_one_a_sample_are_an_error():
@@ -439,6 +445,10 @@ def test_values_that_are_not_one_a_sample_are_an_error():
     for wrong in (torch.ones(4, 1), torch.ones(5), torch.ones(()), torch.ones(2, 4)):
         with pytest.raises(ValueError, match="of a sample"):
             taylor_error(h, h, wrong, 1)
+        with pytest.raises(ValueError, match="of a sample"):
+            taylor_error_sum(h, wrong, h, y, 1)
+        with pytest.raises(ValueError, match="of a sample"):
+            expansion_sum(h, h, wrong)
         with pytest.raises(ValueError, match="of a sample"):
             surrogate_change(h, wrong, h, h)
         with pytest.raises(ValueError, match="of a sample"):

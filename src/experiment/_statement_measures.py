@@ -1,4 +1,4 @@
-"""What the paper's statements say of a network at one moment of training, beside what is true.
+"""What the paper's statements say of a network at one moment of training: statements.py's measures.
 
 Measures are of a `Snapshot` of R networks, (R, layer) where nothing else is said. Layer l reads
 H_l through W_l: the first reads the samples, the last is the read-out.
@@ -11,24 +11,19 @@ import torch
 from torch import Tensor
 
 from core.agop import average_gradient_outer_product, gram_agop_cosine
-from core.bounds import activation_bound, theorem2_bound
+from core.bounds import (
+    activation_bound,
+    kantorovich,
+    layer_surrogate_ratio,
+    linearity_bounds,
+    theorem2_bound,
+)
 from core.collapse import collapse
 from core.gram import cosine, gram_preserving_update
-from core.homogeneity import (
-    ansatz_surrogate_ratio,
-    crossed_regions,
-    predicted_surrogate_change,
-    surrogate_change,
-    surrogate_floor_homogeneous,
-    surrogate_floor_piecewise,
-    taylor_error,
-    taylor_error_sum,
-)
 from core.linearity import (
     moments_surrogate,
     report,
     response_cka,
-    response_norm,
     ridge_linearity,
     surrogate_share,
 )
@@ -103,10 +98,12 @@ def proposition1(
 ) -> Measures:
     """Shares of samples and units of each hidden layer where bound and signs hold.
 
-    (R, rate, hidden layer), with ‖h‖ = 1 (W scaled by ‖h‖, so that z is as it is) and with the
-    inputs' own norms. γ is the rate of a sample's own loss, not of the mean.
+    And, as activation_share and activation_most, what share of its bound a step is, its mean and
+    the largest. (R, rate, hidden layer), with ‖h‖ = 1 (W scaled by ‖h‖, so that z is as it is) and,
+    the first two, with the inputs' own norms. γ is the rate of a sample's own loss, not of the
+    mean.
     """
-    shares: dict[str, list[Tensor]] = {}
+    values: dict[str, list[Tensor]] = {}
     samples = now.outputs.shape[1]
     for layer, z in enumerate(now.responses[:-1]):
         # ∂L/∂σ(z) of each sample's own loss
@@ -114,72 +111,55 @@ def proposition1(
         own = now.features[layer].square().sum(-1)  # ‖h‖²
         for kind, norm2 in (("unit", torch.ones_like(own)), ("own", own)):
             held = [activation_bound(z, a, norm2, rate, activation, lipschitz) for rate in rates]
-            for name, masks in zip(("bound", "signs"), zip(*held, strict=True), strict=True):
-                share = torch.stack(masks, 1).double().mean((-2, -1))  # (R, rate)
-                shares.setdefault(f"activation_{name}_{kind}", []).append(share)
-    return {name: torch.stack(values, -1) for name, values in shares.items()}
+            bound, signs, share = (torch.stack(part, 1) for part in zip(*held, strict=True))
+            row = {f"activation_bound_{kind}": bound.double().mean((-2, -1))}
+            row[f"activation_signs_{kind}"] = signs.double().mean((-2, -1))
+            if kind == "unit":
+                row["activation_share"] = share.nanmean((-2, -1))
+                row["activation_most"] = share.nan_to_num(0.0).amax((-2, -1))
+            for name, value in row.items():  # (R, rate)
+                values.setdefault(name, []).append(value)
+    return {name: torch.stack(layers, -1) for name, layers in values.items()}
 
 
 def linearity(
     moments: Sequence[FeatureMoments], weights: Sequence[Tensor], ridges: Sequence[float]
 ) -> Measures:
-    """Theorem 2's bound beside T_λ (R, ridge, layer); TL₁, our bound of it, and the surrogate."""
+    """Theorem 2 and Lemma 2 by ridge (R, ridge, layer); Lemmas 1 and 5 and bounds of TL₁ by layer.
+
+    moments: of centred targets.
+    """
     pairs = list(zip(moments, weights, strict=True))
     with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
         tl = [report(sums, intercept=True).value for sums in moments]  # one where N ≤ d
-    by_ridge = {
-        "theorem2_bound": [[theorem2_bound(*pair, ridge) for ridge in ridges] for pair in pairs],
-        "ridge_tl": [[ridge_linearity(sums, ridge) for ridge in ridges] for sums in moments],
-    }
+    by_ridge: dict[str, list[Tensor]] = {}
+    for sums, weight in pairs:
+        rows = [
+            (
+                theorem2_bound(sums, weight, ridge),
+                theorem2_bound(sums, weight, ridge, as_printed=False),
+                ridge_linearity(sums, ridge),
+            )
+            for ridge in ridges
+        ]
+        stacked = [torch.stack(values, 1) for values in zip(*rows, strict=True)]
+        names = ("theorem2_bound", "theorem2_refined", "ridge_tl")
+        names += ("lemma2_left", "lemma2_bound", "lemma2_refined")
+        for name, values in zip(names, (*stacked, *kantorovich(sums, ridges)), strict=True):
+            by_ridge.setdefault(name, []).append(values)
+    lines, columns = zip(*(linearity_bounds(*pair) for pair in pairs), strict=True)
+    ratios, chances = zip(*(layer_surrogate_ratio(*pair) for pair in pairs), strict=True)
     by_layer = {
         "tl_intercept": tl,
         "tl_bound": [surrogate_share(*pair) for pair in pairs],
+        "tl_bound_line": lines,
+        "tl_bound_columns": columns,
         "surrogate": [moments_surrogate(*pair) for pair in pairs],
+        "lemma1_ratio": ratios,
+        "lemma1_chance": chances,
+        "cka": [response_cka(*pair) for pair in pairs],
     }
-    stacked = {k: torch.stack([torch.stack(v, 1) for v in x], -1) for k, x in by_ridge.items()}
-    return stacked | {name: torch.stack(values, -1) for name, values in by_layer.items()}
-
-
-def theorem3(now: Snapshot, y: Tensor, rate: float) -> Measures:
-    """What one step changes of S(G_id) at fixed features, and what is predicted; y (N,)."""
-    f, descent = now.outputs[..., 0].detach(), -now.response_gradients[-1][..., 0]
-    y = y.expand_as(f)
-    actual, predicted = [], []
-    parts = (now.weights, now.features, now.weight_gradients)
-    for weight, features, gradient in zip(*parts, strict=True):
-        after = weight - rate * gradient
-        actual.append(surrogate_change(features, y, weight, after))
-        predicted.append(predicted_surrogate_change(features, y, f, descent, rate))
-    return {
-        "surrogate_change": torch.stack(actual, -1),
-        "predicted_change": torch.stack(predicted, -1),
-    }
-
-
-def lemma3(now: Snapshot, degrees: Sequence[int]) -> Measures:
-    """Relative errors of Lemma 3; degrees: of f, the rest of the network, from each layer on."""
-    f = now.outputs[..., 0].detach()
-    parts = (now.features, now.slopes, degrees)
-    errors = [taylor_error(h, j, f, degree) for h, j, degree in zip(*parts, strict=True)]
-    sums = [taylor_error_sum(h, j, f, degree) for h, j, degree in zip(*parts, strict=True)]
-    names = ("taylor_error", "taylor_error_sum_uncentred")
-    return {
-        name: torch.stack(values, -1) for name, values in zip(names, (errors, sums), strict=True)
-    }
-
-
-def proposition4(model: MLP, now: Snapshot, degrees: Sequence[int]) -> Measures:
-    """The sum of Lemma 3's errors where each layer's features, and the outputs, are centred."""
-    sums = []
-    for layer, degree in enumerate(degrees):
-        h = (now.features[layer] - now.features[layer].mean(1, keepdim=True)).requires_grad_()
-        hidden = h
-        for linear in model.layers[layer:-1]:
-            hidden = model.activation(linear(hidden))
-        f = model.layers[-1](hidden)[..., 0]
-        (slopes,) = torch.autograd.grad(f.sum(), h)
-        sums.append(taylor_error_sum(h, slopes, f - f.mean(1, keepdim=True), degree))
-    return {"taylor_error_sum": torch.stack(sums, -1)}
+    return {name: torch.stack(tuple(v), -1) for name, v in (by_ridge | by_layer).items()}
 
 
 def ansatz(now: Snapshot) -> Measures:
@@ -189,65 +169,49 @@ def ansatz(now: Snapshot) -> Measures:
     return {"ansatz_cosine": torch.stack([gram_agop_cosine(*pair) for pair in pairs], -1)}
 
 
-def theorem4(now: Snapshot, y: Tensor) -> Measures:
-    """C_l ‖y‖⁴ / S with the Ansatz' constant C_l, which the theorem takes for one; y (N,)."""
-    y = y.expand(now.outputs.shape[:2])
-    ratios = []
-    for h, weight, j in zip(now.features, now.weights, now.slopes, strict=True):
-        agop = j.mT @ j / j.shape[1]
-        ratios.append(ansatz_surrogate_ratio(h, y, weight, agop))
-    return {"ansatz_ratio": torch.stack(ratios, -1)}
-
-
-def lemma4(now: Snapshot, pairs: Tensor) -> Measures:
-    """Boundaries of linear regions of a ReLU network between samples, mean and most of pairs.
-
-    pairs: indices of samples (2, P).
-    """
-    counts = []
-    for layer, h in enumerate(now.features):
-        rest = [(weight, None) for weight in now.weights[layer:]]
-        counts.append(crossed_regions(rest, h[:, pairs[0]], h[:, pairs[1]]))
-    return {
-        "crossed": torch.stack([count.double().mean(-1) for count in counts], -1),
-        "crossed_most": torch.stack([count.amax(-1).double() for count in counts], -1),
-    }
-
-
-def theorem4_floor(
-    now: Snapshot, y: Tensor, moments: Sequence[FeatureMoments], degree: int, crossed: Tensor
-) -> Measures:
-    """Theorem 4's lower bound of S with C₀ = min ‖HWᵀ‖² over the layers.
-
-    Args:
-        now: of a homogeneous network.
-        y: targets (N,).
-        moments: of every layer.
-        degree: m, of one activation.
-        crossed: M (R, layer), for m = 1.
-    """
-    pairs = zip(moments, now.weights, strict=True)
-    constant = torch.stack([response_norm(*pair) for pair in pairs], -1).amin(-1)  # C₀ (R,)
-    floors = []
-    for layer, (h, j) in enumerate(zip(now.features, now.slopes, strict=True)):
-        if degree > 1:
-            left = len(now.weights) - 1 - layer
-            floors.append(surrogate_floor_homogeneous(constant, y, degree, left))
-        else:
-            steepest, farthest = j.norm(dim=-1).amax(-1), torch.cdist(h, h).amax((-2, -1))
-            reach = (crossed[:, layer], steepest, farthest)
-            floors.append(surrogate_floor_piecewise(constant, y.expand(h.shape[:2]), *reach))
-    return {"surrogate_floor": torch.stack(floors, -1)}
-
-
-def proposition2(moments: FeatureMoments, weight: Tensor) -> Measures:
-    """Linear CKA of the last layer's responses and the classes, with NC1 and NC2 of what it reads.
-
-    (R,) each.
-    """
+def proposition2(moments: FeatureMoments) -> Measures:
+    """NC1 and NC2 (R,) of what the last layer reads; moments of classes."""
     collapsed = collapse(moments)
-    measures = {name: getattr(collapsed, name) for name in ("nc1", "nc2_norm", "nc2_angle")}
-    return {"cka": response_cka(moments, weight), **measures}
+    return {name: getattr(collapsed, name) for name in ("nc1", "nc2_norm", "nc2_angle")}
+
+
+def collapsed_by_hand(labels: Tensor, width: int, draws: Sequence[torch.Generator]) -> Measures:
+    """Proposition 2 on features that have collapsed exactly: CKA of Z and Y, and of G_id and YYᵀ.
+
+    Features (N, width) are the vertices of a simplex, one a class, turned at random. With Y the
+    centred classes: linear CKA of HWᵀ and Y, and ‖G_id − YYᵀ‖ / ‖YYᵀ‖ up to scale, (R, case) for
+    CASES: balanced classes and W by least squares; the labels as they are; W drawn at random, which
+    the proposition does not allow; features with as much noise within classes as between them.
+    """
+    classes = int(labels.max()) + 1
+    width = max(width, classes)
+    balanced = torch.arange(len(labels), device=labels.device) % classes
+    values: dict[str, list[list[Tensor]]] = {"hand_cka": [], "hand_gram_error": []}
+    for draw in draws:
+        basis = torch.linalg.qr(torch.randn(width, classes, generator=draw, dtype=torch.float64)).Q
+        vertices = (basis - basis.mean(1, keepdim=True)).mT.to(labels.device)  # (K, width)
+        noise = torch.randn(len(labels), width, generator=draw, dtype=torch.float64).to(vertices)
+        weight = torch.randn(classes, width, generator=draw, dtype=torch.float64).to(vertices)
+        rows = []
+        for chosen, spread, w in (
+            (balanced, 0.0, None),
+            (labels, 0.0, None),
+            (balanced, 0.0, weight),
+            (balanced, width**-0.5, None),
+        ):
+            h = vertices[chosen] + spread * noise
+            y = torch.nn.functional.one_hot(chosen, classes).to(h)
+            h, y = h - h.mean(0), y - y.mean(0)
+            z = h @ (torch.linalg.lstsq(h, y, driver="gelsd").solution if w is None else w.mT)
+            gram, wanted = z @ z.mT, y @ y.mT
+            gram, wanted = gram / norm(gram), wanted / norm(wanted)
+            rows.append(((gram * wanted).sum(), norm(gram - wanted)))
+        for name, numbers in zip(values, zip(*rows, strict=True), strict=True):
+            values[name].append(torch.stack(numbers))
+    return {name: torch.stack(numbers) for name, numbers in values.items()}
+
+
+CASES = ("balanced", "labels", "random_weight", "noise")  # of `collapsed_by_hand`
 
 
 def whitening(now: Snapshot, buffers: Sequence[Tensor], rates: Sequence[float]) -> Measures:

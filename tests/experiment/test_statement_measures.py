@@ -1,6 +1,7 @@
 """Measures of the statements against plain torch, loops, and what the statements predict."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -12,10 +13,11 @@ from cases import draw
 from core.bounds import GELU_LIPSCHITZ
 from core.moments import FeatureMoments
 from core.virtual import virtual_covariance_shift
+from experiment import _statement_homogeneous as homogeneous
+from experiment import _statement_measures as measures
+from experiment._statement_networks import NETWORKS, Task, build_cnn, build_mlp
 from lab import snapshot
-from lab import statement_measures as measures
-from lab.replicas import Replica
-from lab.statement_networks import NETWORKS, Task, build_cnn, build_mlp
+from lab.replicas import Replica, generators
 
 REPLICAS = (Replica(0), Replica(1))
 SAMPLES, PIXELS = 40, 6
@@ -29,7 +31,7 @@ def make_task(name, shape=(PIXELS,)):
     kind = NETWORKS[name]
     one_hot = functional.one_hot(labels).double()
     targets = one_hot[:, :1] if kind.degree else one_hot
-    return Task(kind, x, labels, targets - targets.mean(0))
+    return Task(kind, x, labels, targets if kind.binary else targets - targets.mean(0))
 
 
 def look(name):
@@ -162,9 +164,11 @@ def test_proposition_1_equals_steps_of_each_sample_alone(name, lipschitz):
     assert (shares["activation_bound_unit"] == 1).all()  # as the proposition says
     if name != "gelu":
         assert (shares["activation_signs_unit"] == 1).all()
+    assert (shares["activation_share"] <= shares["activation_most"]).all()
+    assert (shares["activation_most"] <= 1 + 1e-3).all()
     network = oracles.torch_layers(model, 0).double()
     layer = network[3]  # the second Linear, after Flatten, Linear, activation
-    held = []
+    held, reached = [], []
     for i in range(SAMPLES):
         h = network[:3](task.x[i : i + 1]).detach()
         before = network[4](layer(h)).detach().requires_grad_()
@@ -180,6 +184,11 @@ def test_proposition_1_equals_steps_of_each_sample_alone(name, lipschitz):
             after = network[4](functional.linear(h, weight - rate * gradient, layer.bias))
             bound = (after - before).abs() <= lipschitz**2 * rate * a.abs() * (1 + 1e-9) + 1e-14
             held.append(bound.double().mean().item())
+            # of a step of length γ ‖h‖², as the bound is linear in it where nothing bends
+            unit = functional.linear(h, weight - rate / h.square().sum() * gradient, layer.bias)
+            limit = lipschitz**2 * rate * a.abs()
+            reached.append(((network[4](unit) - before).abs() / limit).mean().item())
+    assert shares["activation_share"][0, 0, 1].item() == pytest.approx(np.mean(reached), rel=1e-3)
     assert shares["activation_bound_own"][0, 0, 1].item() == pytest.approx(np.mean(held), abs=1e-3)
     assert 0 < np.mean(held) < 1
 
@@ -187,7 +196,7 @@ def test_proposition_1_equals_steps_of_each_sample_alone(name, lipschitz):
 def test_theorem_3_is_exact_to_first_order_for_a_linear_network_and_at_the_last_layer():
     for name in ("linear", "relu"):
         _, task, now = look(name)
-        values = measures.theorem3(now, task.targets[:, 0], 1e-6)
+        values = homogeneous.theorem3(now, task.targets[:, 0], 1e-6)
         ratio = values["predicted_change"] / values["surrogate_change"]
         exact = ratio if name == "linear" else ratio[:, -1:]
         torch.testing.assert_close(exact, torch.ones_like(exact), atol=1e-4, rtol=0)
@@ -197,24 +206,60 @@ def test_theorem_3_is_exact_to_first_order_for_a_linear_network_and_at_the_last_
 def test_what_a_step_changes_of_the_surrogate_is_a_difference_of_double_sums():
     _, task, now = look("relu")
     y, rate = task.targets[:, 0], 0.1
-    values = measures.theorem3(now, y, rate)
+    values = homogeneous.theorem3(now, y, rate)
     for layer, (weight, h) in enumerate(zip(now.weights, now.features, strict=True)):
         after = weight - rate * now.weight_gradients[layer]
         sizes = [(y @ (h @ w.mT)).square().sum(-1) for w in (weight, after)]
         torch.testing.assert_close(values["surrogate_change"][:, layer], sizes[1] - sizes[0])
 
 
-def test_lemma_3_and_proposition_4():
+def test_lemma_3_by_pairs_and_summed():
     for name in ("linear", "relu", "squared_relu"):
-        model, task, now = look(name)
+        _, task, now = look(name)
         total = degrees(now, task.network.degree)
-        error = measures.lemma3(now, total)["taylor_error"]
-        assert (error[:, -1] < 1e-13).all()  # the read-out is linear
-        assert ((error < 1e-13) if name == "linear" else (error[:, :-1] > 0.05)).all()
-        if name != "linear":
-            uncentred = measures.lemma3(now, total)["taylor_error_sum_uncentred"]
-            assert (uncentred[:, :-1].abs() > 1e-3).all()
-        assert (measures.proposition4(model, now, total)["taylor_error_sum"].abs() < 1e-12).all()
+        values = homogeneous.lemma3(now, task.targets[:, 0], total)
+        assert (values["euler_error"] < 1e-12).all()
+        for error in (values[f"taylor_error{kind}"] for kind in ("", "_terms", "_sum")):
+            assert (error[:, -1] < 1e-12).all()  # the read-out is linear
+            assert ((error < 1e-12) if name == "linear" else (error[:, :-1] > 0.05)).all()
+        wrong = homogeneous.lemma3(now, task.targets[:, 0], [m + 1 for m in total])
+        assert (wrong["euler_error"] > 0.1).all()
+
+
+def test_proposition_4_is_zero_for_homogeneous_networks_whose_outputs_have_no_sum_alone():
+    for name in ("relu", "squared_relu", "tanh"):
+        model, _, now = look(name)
+        with torch.no_grad():
+            for layer in model.layers:  # biases that move the units
+                layer.bias += 0.5 * (name == "tanh")
+        values = homogeneous.proposition4(model, now)
+        assert values["expansion_sum"].shape == (2, 3)
+        is_zero = values["expansion_sum"].abs() < 1e-12
+        assert is_zero.all() if name != "tanh" else not is_zero.any(), name
+        assert (values["expansion_sum_not_centred"].abs() > 1e-4).all()
+
+
+def test_signs_are_those_of_the_plain_products():
+    for name in ("relu", "relu_binary"):
+        _, task, now = look(name)
+        y = task.targets[:, 0]
+        values = homogeneous.signs(now, y)
+        for r in range(2):
+            f = now.outputs[r, :, 0].detach()
+            g = (y - f) if name == "relu" else (y - torch.sigmoid(f))  # of the sum, not the mean
+            cosine = (f @ y) / f.norm() / y.norm()
+            assert values["output_cosine"][r].item() == pytest.approx(cosine.item())
+            assert values["output_product"][r].item() == pytest.approx((f @ y / (y @ y)).item())
+            for layer, h in enumerate(now.features):
+                kernel = h[r] @ h[r].mT
+                size = (y @ kernel @ y).sqrt() * (g @ kernel @ g).sqrt()
+                expected = (y @ kernel @ g / size).item()
+                assert values["descent_cosine"][r, layer].item() == pytest.approx(expected)
+                pairs = [(i, k) for i in range(SAMPLES) for k in range(SAMPLES) if i != k]
+                within = [kernel[i, k].item() for i, k in pairs if y[i] == y[k]]
+                across = [kernel[i, k].item() for i, k in pairs if y[i] != y[k]]
+                nearer = (np.mean(within) - np.mean(across)) / kernel.diagonal().mean().item()
+                assert values["nearer"][r, layer].item() == pytest.approx(nearer)
 
 
 def test_lemma_4_one_layer_of_units_bends_where_they_change_sign():
@@ -222,12 +267,42 @@ def test_lemma_4_one_layer_of_units_bends_where_they_change_sign():
     model = build_mlp(task, 8, 1, REPLICAS)
     now = snapshot.look(model, task.x.expand(2, *task.x.shape), task.loss)
     pairs = torch.stack([torch.arange(0, 20), torch.arange(20, 40)])
-    values = measures.lemma4(now, pairs)
+    values = homogeneous.lemma4(now, pairs)
     first, second = (now.responses[0].detach()[:, part] > 0 for part in pairs)
     changes = (first != second).sum(-1)  # (R, P)
     torch.testing.assert_close(values["crossed"][:, 0], changes.double().mean(-1))
     torch.testing.assert_close(values["crossed_most"][:, 0], changes.amax(-1).double())
+    size = task.x.norm(dim=-1).max().expand(2)
+    torch.testing.assert_close(values["input_norm"][:, 0], size)
+    # one unit flips at a time: δ is its read-out times its weight
+    jumps = (now.weights[1][:, 0] * now.weights[0].norm(dim=-1)).abs()  # (R, 8)
+    flipped = (first != second).any(1)
+    expected = torch.where(flipped, jumps, 0.0).amax(-1)
+    torch.testing.assert_close(values["gradient_jump"][:, 0], expected)
+    f = now.outputs[..., 0].detach()
+    slope = now.slopes[0][:, pairs[0]]
+    error = ((task.x[pairs[1]] * slope).sum(-1) - f[:, pairs[1]]).abs()
+    bound = 2 * changes * (size * expected)[:, None]
+    share = (error / bound)[changes > 0]
+    assert values["lemma4_most"][:, 0].max().item() == pytest.approx(share.max().item())
+    assert (values["lemma4_held"] == 1).all()
+    assert (values["lemma4_most"] <= 0.5).all()
+    scale = (f[:, pairs[0]] - f[:, pairs[1]]).square().mean(-1).sqrt()
+    middle = bound.sort(-1).values[:, 9] / scale
+    torch.testing.assert_close(values["lemma4_bound"][:, 0], middle)
     assert (values["crossed"][:, 1] == 0).all()
+    assert (values["lemma4_error"][:, 1] < 1e-12).all()
+
+
+def test_lemma_4_is_not_held_by_a_network_with_biases():
+    task = make_task("relu")
+    model = build_mlp(task, 8, 2, REPLICAS)
+    with torch.no_grad():
+        for layer in model.layers:
+            layer.bias += 100.0  # which moves every unit's boundary away: no jump, and an error
+    now = snapshot.look(model, task.x.expand(2, *task.x.shape), task.loss)
+    pairs = torch.stack([torch.arange(0, 20), torch.arange(20, 40)])
+    assert (homogeneous.lemma4(now, pairs)["lemma4_held"][:, 0] == 0).all()
 
 
 def test_theorem_4_at_a_linear_read_out_that_interpolates():
@@ -244,55 +319,95 @@ def test_theorem_4_at_a_linear_read_out_that_interpolates():
         second.copy_(torch.eye(5)[None, :1])  # the read-out takes the unit that is y
     now = snapshot.look(model, x[None], task.loss)
     torch.testing.assert_close(now.outputs[0].detach(), y)
-    last = measures.theorem4(now, y[:, 0])["ansatz_ratio"][0, 1].item()
+    last = homogeneous.theorem4(now, y[:, 0])["ansatz_ratio"][0, 1].item()
     assert last == pytest.approx(1)
     assert measures.ansatz(now)["ansatz_cosine"][0, 1].item() == pytest.approx(1)
+
+
+def layer_moments(now, task):
+    return [FeatureMoments().update(h, task.targets) for h in now.features]
 
 
 def test_theorem_4s_floor_grows_as_the_layers_left():
     _, task, now = look("squared_relu")
     y = task.targets[:, 0]
-    moments = [FeatureMoments().update(h, task.targets) for h in now.features]
-    floor = measures.theorem4_floor(now, y, moments, 2, torch.zeros(2, 4))["surrogate_floor"]
+    values = homogeneous.theorem4_floor(now, y, layer_moments(now, task), 2, {})
     phi = torch.tensor([(2.0**left - 1) ** 2 + 1 for left in (3, 2, 1, 0)]).double()
-    constant = torch.stack([norm2(z) for z in now.responses]).amin(0)
-    torch.testing.assert_close(floor, constant[:, None] * y.square().sum() / phi)
+    norms = torch.stack([norm2(z) for z in now.responses], -1)
+    torch.testing.assert_close(values["response_norm2"], norms)
+    expected = norms.amin(-1)[:, None] * y.square().sum() / phi
+    torch.testing.assert_close(values["surrogate_floor"], expected)
 
 
-def test_the_floor_of_a_piecewise_linear_network_is_below_its_surrogate_without_regions():
+def test_the_floor_of_a_piecewise_linear_network_has_one_b_and_one_delta_for_all_layers():
     _, task, now = look("relu")
-    y = task.targets[:, 0]
-    moments = [FeatureMoments().update(h, task.targets) for h in now.features]
-    none, some = (
-        measures.theorem4_floor(now, y, moments, 1, torch.full((2, 4), float(number)))
-        for number in (0, 3)
-    )
-    constant = torch.stack([norm2(z) for z in now.responses])
-    expected = constant.amin(0) * y.square().sum() ** 2 / (SAMPLES * y.abs().sum() ** 2)
-    torch.testing.assert_close(none["surrogate_floor"], expected[:, None].expand(2, 4))
-    assert (some["surrogate_floor"] < none["surrogate_floor"]).all()
+    y, moments = task.targets[:, 0], layer_moments(now, task)
+    zeros = torch.zeros(2, 4, dtype=torch.float64)
+    lemma = {"crossed_most": zeros, "input_norm": zeros + 1, "gradient_jump": zeros + 1}
+    none = homogeneous.theorem4_floor(now, y, moments, 1, lemma)
+    constant = torch.stack([norm2(z) for z in now.responses]).amin(0)[:, None].expand(2, 4)
+    printed = constant * y.square().sum() ** 2 / (SAMPLES * y.abs().sum() ** 2)
+    torch.testing.assert_close(none["surrogate_floor"], printed)
+    torch.testing.assert_close(none["surrogate_floor_sharper"], constant * y.square().sum())
+    lemma["crossed_most"] = torch.tensor([3.0, 2.0, 1.0, 0.0]).double().expand(2, 4)
+    lemma["input_norm"] = torch.tensor([1.0, 5.0, 2.0, 3.0]).double().expand(2, 4)
+    lemma["gradient_jump"] = torch.tensor([0.1, 0.2, 0.7, 0.0]).double().expand(2, 4)
+    some = homogeneous.theorem4_floor(now, y, moments, 1, lemma)
+    for layer, crossed in enumerate((3, 2, 1, 0)):
+        psi = SAMPLES * (y.abs().sum() + 2 * SAMPLES * crossed * 5.0 * 0.7) ** 2
+        expected = constant[:, layer] * y.square().sum() ** 2 / psi
+        torch.testing.assert_close(some["surrogate_floor"][:, layer], expected)
+    assert (some["surrogate_floor"].diff(dim=-1) > 0).all()
+    assert (some["surrogate_floor"] < some["surrogate_floor_sharper"]).all()
 
 
-def test_proposition_2_at_neural_collapse():
+def test_proposition_2_at_neural_collapse_and_before():
     labels = torch.arange(30) % 3
     vertices = torch.eye(3, 5).double() - torch.eye(3, 5).double().mean(0)
-    weight = vertices[None]  # aligned with the class means
-    values = measures.proposition2(FeatureMoments().update(vertices[labels][None], labels), weight)
-    assert values["cka"].item() == pytest.approx(1)
-    for name in ("nc1", "nc2_norm", "nc2_angle"):
-        assert values[name].item() == pytest.approx(0, abs=1e-12)
+    for noise, collapsed in ((0.0, True), (1.0, False)):
+        features = (vertices[labels] + noise * draw(30, 5))[None]
+        values = measures.proposition2(FeatureMoments().update(features, labels))
+        for name in ("nc1", "nc2_norm", "nc2_angle"):
+            assert (values[name].abs().item() < 1e-12) == collapsed
 
 
-def test_theorem_2s_bound_never_bites_and_ours_is_a_bound():
+def test_proposition_2_by_hand_is_exact_at_collapse_with_the_least_squares_weight_alone():
+    labels = torch.arange(SAMPLES).clamp(max=30) % 3
+    values = measures.collapsed_by_hand(labels, 8, generators(REPLICAS, "measurement"))
+    cka, error = (values[name].double() for name in ("hand_cka", "hand_gram_error"))
+    assert cka.shape == error.shape == (2, 4) == (2, len(measures.CASES))
+    torch.testing.assert_close(cka[:, :2], torch.ones(2, 2).double())
+    assert (error[:, :2] < 1e-12).all()
+    assert (cka[:, 2:] < 0.95).all()  # another weight, or noise within classes
+    assert (error[:, 2:] > 0.1).all()
+    torch.testing.assert_close(error.square(), 2 - 2 * cka, atol=1e-12, rtol=1e-9)
+
+
+def test_theorem_2_and_its_lemmas_by_layer():
     for name in ("relu", "gelu"):
         _, task, now = look(name)
-        targets = task.targets if task.network.degree else task.labels
-        moments = [FeatureMoments().update(h, targets) for h in now.features]
-        values = measures.linearity(moments, now.weights, (0.1, 10.0, 1000.0))
-        assert values["theorem2_bound"].shape == (2, 3, 4)
+        values = measures.linearity(layer_moments(now, task), now.weights, (0.1, 10.0, 1000.0))
+        for array in ("theorem2_bound", "theorem2_refined", "ridge_tl", "lemma2_left"):
+            assert values[array].shape == (2, 3, 4)
         assert (values["theorem2_bound"] <= -1).all()
+        assert (values["theorem2_bound"] < values["theorem2_refined"]).all()
+        assert (values["theorem2_refined"] <= values["ridge_tl"]).all()
         assert (values["ridge_tl"] >= 0).all()
-        assert (values["tl_bound"] <= values["tl_intercept"] + 1e-12).all()
+        bounds = [values[f"tl_bound{kind}"] for kind in ("", "_line", "_columns")]
+        bounds.append(values["tl_intercept"])
+        for smaller, larger in pairwise(bounds):
+            assert (smaller <= larger + 1e-9).all()
+        torch.testing.assert_close(values["lemma2_left"], 1 - values["ridge_tl"])
+        assert (values["lemma2_left"] <= values["lemma2_refined"] + 1e-9).all()
+        y = task.targets
+        for layer, (h, w) in enumerate(zip(now.features, now.weights, strict=True)):
+            after, before = norm2((h @ w.mT).mT @ y), norm2(h.mT @ y)
+            operator = torch.linalg.matrix_norm(w, 2).square()
+            torch.testing.assert_close(values["lemma1_ratio"][:, layer], after / operator / before)
+            z = h @ w.mT - (h @ w.mT).mean(1, keepdim=True)
+            product = (z @ z.mT * (y @ y.mT)).sum((1, 2))
+            size = torch.linalg.matrix_norm(z @ z.mT) * torch.linalg.matrix_norm(y @ y.mT)
+            torch.testing.assert_close(values["cka"][:, layer], product / size)
 
 
 def test_the_two_forms_of_whitening_agree_to_first_order():
