@@ -14,8 +14,10 @@ import claims
 import core
 import reproduce
 from lab import cli
+from report import front
 from report.lookup import experiment
 from report.recipes import RECIPES
+from report.rules import number
 from reproduction import BLOCKS, COMMANDS, ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -46,6 +48,12 @@ def test_tables_are_those_of_the_results():
     documents = claims.documents(ROOT / "results")
     stale = [path.name for path, text in documents.items() if path.read_text("utf-8") != text]
     assert not stale, "run python src/claims.py"
+
+
+def test_the_sentences_speak_of_claims_whose_verdict_they_tell():
+    groups = front.grouped(claims.judge(ROOT / "results", "paper"))
+    for key, named in front.NAMED.items():
+        assert {number(claim) for claim in named} <= set(groups[key]), f"rewrite {key!r} of front"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())

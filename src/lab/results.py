@@ -255,26 +255,28 @@ def find(
 def join(parts: Mapping[Path, Result]) -> Result:
     """Results of one configuration with several seeds as one, path -> result; a seed counts once.
 
-    Of what made them it holds every different answer, and the seconds of all together.
+    It has the arrays that all of them have, which older ones may lack. Of what made them it holds
+    every different answer, and the seconds of all together.
 
     Raises:
-        ResultError: they were made from other data, or do not have the same arrays.
+        ResultError: they were made from other data, or arrays without seeds differ.
     """
     if len(parts) == 1:
         return next(iter(parts.values()))
     in_order = sorted(parts.items(), key=lambda part: -len(part[1]["seed"]))
     (first_path, first), *_ = in_order
-    axes = {name: first.meta["axes"][name] for name in first.arrays}
+    shared = set.intersection(*(set(part.arrays) for part in parts.values()))
+    axes = {name: first.meta["axes"][name] for name in first.arrays if name in shared}
     chosen: dict[int, tuple[int, int]] = {}  # seed -> which part, and where in it
     for i, (path, part) in enumerate(in_order):
         fixed = [name for name in axes if "seed" not in axes[name]]
-        same = part.meta["data"] == first.meta["data"] and part.arrays.keys() == axes.keys()
+        same = part.meta["data"] == first.meta["data"]
         if not same or not all(_equal(part[name], first[name]) for name in fixed):
             reason = "differ in more than their seeds: move one away"
             raise ResultError(f"{first_path} and {path.name} {reason}")
         for j, seed in enumerate(part["seed"].tolist()):
             chosen.setdefault(seed, (i, j))
-    arrays = dict(first.arrays)
+    arrays = {name: first[name] for name in axes}
     for name in axes:
         if "seed" in axes[name]:
             axis = axes[name].index("seed")

@@ -3,7 +3,20 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from report.quoted import Row
-from report.rules import number
+from report.rules import (
+    encoders,
+    figure7,
+    generalisation,
+    grokking,
+    lemmas,
+    models,
+    number,
+    propositions,
+    statements,
+    training,
+    weights,
+    width,
+)
 from report.verdicts import ASPECTS, NONE, Claim, Finding, decided_by, where_measured
 
 Judged = Mapping[Claim, Mapping[str, Sequence[Finding]]]  # claim -> figure -> findings
@@ -28,11 +41,48 @@ SETTINGS = {
 }
 # what each group of verdicts amounts to; {} are the claims whose verdict is in it
 SENTENCES = {
-    "stands": "What stands ({}).",
-    "little": "What is true but says little ({}).",
-    "fails": "What fails, wholly or in part ({}).",
-    "open": "Not comparable, or not decided by this data ({}).",
+    "stands": "What stands ({}): the chain rule's identities and Theorem 1 to first order; a Swiss "
+    "roll that straightens; Target Linearity that rises in training and with depth under SGD, and "
+    "with lower β in autoencoders, and that goes with generalisation.",
+    "little": "What is true but says little ({}): Theorem 2, whose printed bound never passes −1; "
+    "Lemma 3's first-order terms; Lemma 4's bound; Propositions 3 and 4.",
+    "fails": "What fails, wholly or in part ({}): that the part of second order is small; that "
+    "wide networks' features freeze, and hold them back; that the contours of WᵀW adapt; exponential "
+    "growth of the surrogate; the same pattern under Adam.",
+    "open": "Not comparable, or not decided by this data ({}): BERT, whose weights could not be "
+    "had; the gaps of grokking networks; Theorem 4, whose premises fail on every network tried.",
     "ours": "Findings of ours ({}).",
+}
+# the claims that these sentences speak of
+NAMED = {
+    "stands": (
+        weights.gram_movement,
+        weights.swiss_roll,
+        training.linearity,
+        models.autoencoders,
+        generalisation.generalisation,
+    ),
+    "little": (
+        statements.theorem_2,
+        lemmas.lemma_3,
+        lemmas.lemma_4,
+        models.proposition_3,
+        propositions.proposition_4,
+    ),
+    "fails": (
+        figure7.second_order,
+        width.frozen_features,
+        width.held_back,
+        weights.contours,
+        training.growth,
+        training.linearity_adam,
+    ),
+    "open": (
+        encoders.fine_tuning,
+        encoders.pre_training,
+        grokking.grokking_gaps,
+        statements.theorem_4,
+    ),
 }
 TALLY = {
     "stands": "stand",

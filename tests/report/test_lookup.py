@@ -86,6 +86,18 @@ def test_results_that_differ_in_their_seeds_alone_are_one(tmp_path):
     assert alone["seed"].tolist() == [4, 3]
 
 
+def test_an_array_that_an_older_result_lacks_is_left_out(tmp_path):
+    for own in ([0, 1], [2]):
+        seeds(tmp_path, "a", own)
+    path = min((tmp_path / "paper" / "target_linearity").glob("*.npz"))
+    older = results.read(path)
+    del older.arrays["x"]
+    results.write(path, older)
+    (run,) = lookup(target_linearity, tmp_path, "paper")
+    assert run["seed"].tolist() == [0, 1, 2]
+    assert "x" not in run.arrays
+
+
 def test_results_that_differ_in_more_are_not_joined(tmp_path):
     seeds(tmp_path, "a", [0])
     seeds(tmp_path, "a", [1], shift=1)
