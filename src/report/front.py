@@ -47,8 +47,8 @@ SENTENCES = {
     "little": "What is true but says little ({}): Theorem 2, whose printed bound never passes −1; "
     "Lemma 3's first-order terms; Lemma 4's bound; Propositions 3 and 4.",
     "fails": "What fails, wholly or in part ({}): that the part of second order is small; that "
-    "wide networks' features freeze, and hold them back; that the contours of WᵀW adapt; exponential "
-    "growth of the surrogate; the same pattern under Adam.",
+    "wide networks' features freeze, and hold them back; that the contours of WᵀW adapt; "
+    "exponential growth of the surrogate; the same pattern under Adam.",
     "open": "Not comparable, or not decided by this data ({}): BERT, whose weights could not be "
     "had; the gaps of grokking networks; Theorem 4, whose premises fail on every network tried.",
     "ours": "Findings of ours ({}).",
