@@ -140,7 +140,7 @@ RECIPES = {
         picture="gram_virtual_covariance",
     ),
     "collapse": Recipe(
-        "does Target Linearity subsume Neural Collapse? (ours)",
+        "Target Linearity as classes collapse (ours)",
         ("neural_collapse",),
         "neural_collapse",
         "NC1 that falls as TL rises, every point on or above the curve that NC1 implies",
@@ -150,8 +150,8 @@ RECIPES = {
         "the paper's theorems, lemmas and propositions (ours)",
         ("statements",),
         "statements",
-        "one panel a statement: Theorem 1 with slope one, Theorem 3 and the Ansatz near the output "
-        "alone, Lemma 3's error falling with depth",
+        "pages of three panels: Theorem 1 with slope one, bounds beside what they bound, Lemma 3's "
+        "error by depth, the premises of Theorem 4",
         reads=("vae_target_linearity",),
         picture="statements",
     ),

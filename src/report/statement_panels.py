@@ -38,7 +38,8 @@ def page(
     for column, panel in zip(axes.T, panels, strict=True):
         for ax, (label, networks) in zip(column, data.items(), strict=False):
             panel(ax, networks)
-            ax.set_ylabel(f"{label}: {ax.get_ylabel()}" if len(data) > 1 else ax.get_ylabel())
+            name = f"{label}: {ax.get_ylabel()}" if len(data) > 1 else ax.get_ylabel()
+            ax.set_ylabel(name, fontsize=7.5)
             if ax is not column[0]:
                 ax.set_title("")
         entries = {}
@@ -118,7 +119,7 @@ def accumulated(ax: Axes, networks: Networks) -> None:
             label = str(optimizer) if network == "relu" else None
             plot.band(ax, run["step"], apart, label, f"C{i}", **options)
     line_styles(ax, {styles[name]: NAMES[name][0].partition(",")[0] for name in styles})
-    ax.set(xscale="log", yscale="log", xlabel="steps", ylabel="sine of ΔG's angle to Σ VCS")
+    ax.set(xscale="log", yscale="log", xlabel="steps", ylabel="sine of angle to Σ VCS")
     ax.set_title("Theorem 1: summed over steps")
 
 
@@ -153,7 +154,7 @@ def theorem2(ax: Axes, networks: Networks) -> None:
                 plot.band(ax, run["ridge"], rest, name, color, log=True, linestyle=linestyle)
     ax.axhline(1, color="0.3", linewidth=0.8, label="1: says nothing above")
     line_styles(ax, {"-": "1 − T_λ", "--": "C / S, as printed", ":": "C' / S, ours"})
-    ax.set(xscale="log", yscale="log", xlabel="ridge λ", ylabel="1 − T_λ and its bounds")
+    ax.set(xscale="log", yscale="log", xlabel="ridge λ", ylabel="1 − T_λ and bounds")
     ax.set_title("Theorem 2: GELU, after training")
 
 
@@ -212,7 +213,7 @@ def lemma3_sums(ax: Axes, networks: Networks) -> None:
             plot.band(ax, where, values, label if linestyle == "-" else None, color, **options)
     words = ("sums, after training", "sums, before", "single terms, after")
     line_styles(ax, dict(zip(("-", "--", ":"), words, strict=True)))
-    ax.set(ylabel="error / what is predicted", yscale="log")
+    ax.set(ylabel="error / prediction", yscale="log")
     ax.set_title("appendix A.2: sums over samples")
 
 

@@ -354,6 +354,20 @@ CHANGES = (
         "the paper's own form, f without a mean by its read-out; a tanh network with biases, and "
         "an f with a mean, must not be zero",
     ),
+    Change(
+        lemmas.robust_sums,
+        "sums relative to what the lemma predicts for them, terms relative to f_i − f_k",
+        "not met on digits, ReLU",
+        "two yardsticks; seen on digits",
+        "each relative to what the lemma predicts for it",
+    ),
+    Change(
+        propositions.proposition_1,
+        "tight and useful somewhere: an interval over seeds of an extreme, in every statement",
+        "often not decided, at quick scale",
+        "an extreme over seeds has no mean that a claim speaks of",
+        "one measurement that is near is enough for somewhere",
+    ),
 )
 
 
