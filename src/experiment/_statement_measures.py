@@ -21,6 +21,7 @@ from core.bounds import (
 from core.collapse import collapse
 from core.gram import cosine, gram_preserving_update
 from core.linearity import (
+    LostDigits,
     moments_surrogate,
     report,
     response_cka,
@@ -171,7 +172,9 @@ def ansatz(now: Snapshot) -> Measures:
 
 def proposition2(moments: FeatureMoments) -> Measures:
     """NC1 and NC2 (R,) of what the last layer reads; moments of classes."""
-    collapsed = collapse(moments)
+    # near zero they are only held against a threshold
+    with warnings.catch_warnings(action="ignore", category=LostDigits):
+        collapsed = collapse(moments)
     return {name: getattr(collapsed, name) for name in ("nc1", "nc2_norm", "nc2_angle")}
 
 

@@ -242,6 +242,8 @@ class TestARun:
                 for axis in {"epoch", "point"}.intersection(script.AXES[array]):
                     # changes since the start are nan there
                     values = np.delete(values, 0, script.AXES[array].index(axis))
+                if array == "lemma4_share":  # no boundary after the last activation
+                    values = values[..., :-1]
                 assert np.isfinite(values).all(), array
                 if re.search(r"(^|_)(accuracy|(?<!held_out_)tl|chance)(_true)?$", array):
                     assert ((values >= 0) & (values <= 1)).all(), array
