@@ -198,7 +198,7 @@ def strike(subject: Subject, folder: Path, way: str, rng: random.Random, tally: 
         options["before"] = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     saved = subject.saved(folder)
     moment = rng.uniform(0.02, 1.0) * subject.seconds
-    limit = max(LIMIT, subject.seconds / 5) if LIMIT else 0.0
+    in_time = max(LIMIT, subject.seconds / 5) if LIMIT else 0.0
     with start(subject.words(folder), subject.root, **options) as process:
         patience = 20 * subject.seconds + 60
         if way in ("kill", *ENDS, "kill a worker"):
@@ -217,7 +217,7 @@ def strike(subject: Subject, folder: Path, way: str, rng: random.Random, tally: 
                 number = ENDS.get(way, signal.SIGKILL)
                 tell: Callable = os.killpg if rng.random() < 0.5 and way in ENDS else os.kill
                 tell(process.pid, number)
-                patience = limit
+                patience = in_time
         else:
             running, children = True, []
         started = time.monotonic()
@@ -239,13 +239,13 @@ def strike(subject: Subject, folder: Path, way: str, rng: random.Random, tally: 
     if way in ENDS:
         if process.returncode not in (128 + ENDS[way], -ENDS[way], 0):
             tally.note("tracebacks", f"{where}: {err.strip()}")
-        if took > limit + 1:
+        if took > in_time + 1:
             tally.note("hung", f"{where}: ended after {took:.1f} s")
     if way in ("kill a worker",) and process.returncode != 0:
         tally.note("lost", f"{where}: {err.strip()}")
     if "Traceback" in err or len(err.splitlines()) > 1:
         tally.note("tracebacks", f"{where}: {err.strip()}")
-    _, alive = psutil.wait_procs(children, timeout=limit)
+    _, alive = psutil.wait_procs(children, timeout=in_time)
     if orphans := [child for child in alive if is_alive(child)]:
         tally.note("orphaned", f"{where}: {len(orphans)}")
         for child in orphans:
