@@ -123,8 +123,9 @@ def test_the_quick_command_makes_every_figure_and_a_verdict_for_each_claim(repro
     for figure, recipe in RECIPES.items():
         name = recipe.picture or f"figure{figure}"
         assert {f"{name}.png", f"{name}.pdf"} <= pictures
-    verdicts = "not comparable|not run|true|no claim"  # of the paper's sentences, and theorems
-    judged = re.findall(rf"^(\w+) .*({verdicts})", reproduced.printed, re.MULTILINE)
+    verdicts = "not comparable|not run|true|no claim|—"  # of the paper's sentences, and theorems
+    rows = rf"^({'|'.join(RECIPES)}) .*({verdicts})"
+    judged = re.findall(rows, reproduced.printed, re.MULTILINE)
     assert list(dict.fromkeys(figure for figure, _ in judged)) == list(RECIPES)
     executed = re.findall(r"^(\w+)\.ipynb took", reproduced.printed, re.MULTILINE)
     assert sorted([*executed, OWN]) == sorted(p.stem for p in (ROOT / "notebook").glob("*.ipynb"))
