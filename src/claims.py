@@ -19,7 +19,7 @@ from pathlib import Path
 from lab import cli
 from report import front
 from report.differences import differences_table
-from report.front import flat, front_page
+from report.front import front_page
 from report.lookup import divergences
 from report.quoted import numbers_table, quoted_rows
 from report.recipes import RECIPES, figures_table
@@ -27,7 +27,7 @@ from report.rules import CLAIMS, number
 from report.rules.changed import changes_table
 from report.sentences import sentences_table
 from report.speed.tables import speed_section
-from report.verdicts import Claim, Finding
+from report.verdicts import Claim, Finding, flat
 
 ROOT = Path(__file__).resolve().parents[1]
 HEADING = """\

@@ -1,6 +1,6 @@
 """The first page of CLAIMS.md: a row a figure, a line a claim, three sentences."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from report.quoted import Row
 from report.rules import (
@@ -17,9 +17,7 @@ from report.rules import (
     weights,
     width,
 )
-from report.verdicts import ASPECTS, NONE, Claim, Finding, decided_by, where_measured
-
-Judged = Mapping[Claim, Mapping[str, Sequence[Finding]]]  # claim -> figure -> findings
+from report.verdicts import ASPECTS, NONE, Finding, Judged, decided_by, flat, where_measured
 
 _JPEG = "CIFAR-10 from a JPEG copy"
 # figure of the paper -> whether data and model are the paper's
@@ -90,10 +88,6 @@ TALLY = {
     "fails": "fail, wholly or in part",
     "open": "are not comparable, or not decided",
 }
-
-
-def flat(findings: Mapping[str, Sequence[Finding]]) -> list[Finding]:
-    return [finding for rows in findings.values() for finding in rows]
 
 
 def group(said: str) -> str:

@@ -3,7 +3,7 @@
 A static file that reads no other but the figures beside it. The same results give the same page.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 
@@ -11,9 +11,8 @@ from lab import cli, files
 from report.lookup import divergences
 from report.recipes import RECIPES, Recipe, flags, picture, took
 from report.rules import number
-from report.verdicts import Claim, Finding, counts, decided_by
+from report.verdicts import Claim, Finding, Judged, counts, decided_by, flat
 
-Judged = Mapping[Claim, Mapping[str, Sequence[Finding]]]  # claim -> figure -> findings
 NOTEBOOKS = cli.ROOT / "notebook"
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; }
@@ -91,7 +90,7 @@ def _figures_table(root: Path, scale: str, judged: Judged) -> Iterator[str]:
 def _claims_table(judged: Judged) -> Iterator[str]:
     rows = []
     for claim, by_figure in judged.items():
-        findings = [finding for some in by_figure.values() for finding in some]
+        findings = flat(by_figure)
         links = (f'<a href="#figure-{figure}">{figure}</a>' for figure in claim.figures)
         text = f"{number(claim)}: {escape(claim.text)}"
         verdicts = map(_mark, claim.verdicts(findings))

@@ -23,7 +23,7 @@ number. A single finding that is not met, among many, may be chance.
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -293,3 +293,11 @@ def claim(
 ) -> Callable[[Judge], Claim]:
     """Makes a claim of the function that judges it."""
     return lambda judge: Claim(text, source, figures, rule, ours, judge)
+
+
+Judged = Mapping[Claim, Mapping[str, Sequence[Finding]]]  # claim -> figure -> findings
+
+
+def flat(by_figure: Mapping[str, Sequence[Finding]]) -> list[Finding]:
+    """A claim's findings, of all its figures."""
+    return [finding for rows in by_figure.values() for finding in rows]
