@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import benchmark
+import claims
 import reproduce
 import tiny
 from lab import cli, memory, program, training
@@ -197,6 +198,11 @@ def test_reproduce_refuses_before_any_work(words):
     said = refusal(reproduce, ["--scale", "quick", *words.split()])
     assert said is not None
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("module", [benchmark, claims, reproduce])
+def test_a_program_refuses_a_flag_that_it_does_not_have(module):
+    assert "--no-such-flag" in refusal(module, ["--no-such-flag"])
 
 
 @pytest.mark.parametrize("value", ["-1", "0", "10000001", str(10**23), "x"])

@@ -23,10 +23,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from types import TracebackType
 
-from lab import answer, files
+from lab import files
 from lab.errors import UserError
 
 SIGNALS = tuple(
@@ -45,8 +44,7 @@ _deferred: list[UserError] = []
 def begin(name: str, last_words: str = RESUMES) -> None:
     """Call first in a program, with its __name__: from here on any signal is one line.
 
-    A signal ends it with status 128 + n. --help, or a wrong command line, ends it here, before
-    anything slow is imported: see lab.answer. Where it is only imported nothing happens.
+    A signal ends it with status 128 + n. Where it is only imported nothing happens.
 
     last_words: what it says then.
     """
@@ -69,7 +67,6 @@ def begin(name: str, last_words: str = RESUMES) -> None:
     for number in SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup leaves it
             signal.signal(number, _handle)
-    answer.answer(Path(sys.modules["__main__"].__file__).resolve())
 
 
 def _handle(number: int, _: object) -> None:
