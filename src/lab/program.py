@@ -12,9 +12,7 @@ Nothing that a program writes is ever half there, so it can end at any moment: o
 its children, says one line and is gone, even while a library computes.
 """
 
-import errno
 import functools
-import io
 import multiprocessing
 import os
 import signal
@@ -51,12 +49,13 @@ def begin(name: str, last_words: str = RESUMES) -> None:
     global _last_words
     if name in ("__main__", "__mp_main__"):
         sys.excepthook = _end_with_one_line
+        if sys.stdout is not None:
+            sys.stdout.reconfigure(errors="replace")  # as "β 1" where the terminal has no Greek
     if name == "__mp_main__":
         end_with_parent()
     if name != "__main__":
         return
     _last_words = last_words
-    repair_streams()
     import psutil  # noqa: F401, so that it is there when it is needed
 
     reader, writer = os.pipe()
@@ -184,33 +183,3 @@ def signals_blocked() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-class _Tolerant(io.FileIO):
-    """An open file whose reader may go away: what can no longer be written is dropped."""
-
-    def write(self, data: bytes) -> int | None:
-        try:
-            return super().write(data)
-        except OSError as error:
-            if error.errno in (errno.EINTR, errno.EAGAIN):
-                raise
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, self.fileno())
-            os.close(null)
-            return len(data)
-
-
-def repair_streams() -> None:
-    """Standard output and error that never fail: a character that has no code becomes another."""
-    while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:  # closed ones would become other files
-        pass
-    os.close(handle)
-    for name, number, errors in (("stdout", 1, "replace"), ("stderr", 2, "backslashreplace")):
-        stream = getattr(sys, name)
-        encoding = "utf-8" if stream is None else stream.encoding
-        buffered = io.BufferedWriter(_Tolerant(number, "w", closefd=False))
-        repaired = io.TextIOWrapper(
-            buffered, encoding, errors, line_buffering=number == 2 or os.isatty(number)
-        )
-        setattr(sys, name, repaired)

@@ -154,7 +154,6 @@ def _report_death(name: str, worker: Worker, tries: int) -> None:
 def _serve(connection: Connection, line: int) -> None:
     global position
     program.end_with_parent()
-    program.repair_streams()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     cpu.keep_freed_memory()

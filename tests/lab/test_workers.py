@@ -31,8 +31,6 @@ def act(task: tuple) -> object:
         raise arguments[0]
     if kind == "blocked":
         return sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
-    if kind == "print":
-        print(*arguments, flush=True)
     if kind == "sleep":
         time.sleep(arguments[0])
     return arguments[0], os.getpid()
@@ -75,22 +73,6 @@ def test_a_task_waits_for_those_before_it_and_others_do_not(tmp_path):
     order = list(run(tasks, after=[{1, 2}, {4}, set(), {0}, set()]))
     assert sorted(order) == [0, 1, 2, 3, 4]
     assert order.index(2) < order.index(4) < order.index(1) < order.index(0) < order.index(3)
-
-
-def test_what_a_task_prints_can_have_no_reader(monkeypatch):
-    read, write = os.pipe()
-    os.close(read)
-    before = os.dup(1)
-    for worker in workers._idle:
-        worker.end()
-    monkeypatch.setattr(workers, "_idle", [])
-    os.dup2(write, 1)
-    try:
-        assert run([("print", "β" * 10**5)])[0][0] == "β" * 10**5
-    finally:
-        os.dup2(before, 1)
-        for handle in (before, write):
-            os.close(handle)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
