@@ -32,7 +32,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 import torch
 
-from lab import cli, cpu, files, runs, workers
+from lab import cli, context, cpu, files, workers
 from report import index
 from report.lookup import divergences, experiment
 from report.recipes import RECIPES, Recipe, flags, picture
@@ -87,7 +87,7 @@ def run_script(name: str, words: tuple[str, ...]) -> bool:
     torch.set_flush_denormal(False)  # as where it is called by itself
     try:
         # committed results have no checkpoints, and those who measured them are there too
-        with runs.without_repairs():
+        with context.within(repairs=False):
             cli.run(experiment(name).main)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lab import workers
+from lab import context, workers
 
 Attempt = Callable[[Sequence[Any]], list[Any]]  # tasks -> an output each
 
@@ -23,7 +23,7 @@ class Memory:
 
     def choose(self) -> None:
         """Take a GPU that is no other worker's; it stays the same in the life of a process."""
-        torch.cuda.set_device(workers.position % torch.cuda.device_count())
+        torch.cuda.set_device(context.current().line % torch.cuda.device_count())
 
     def clear(self) -> None:
         """Free what an attempt has left, and measure what is taken from here on."""

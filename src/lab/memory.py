@@ -5,9 +5,8 @@ from pathlib import Path
 
 import psutil
 
+from lab import context
 from lab.errors import ConfigError
-
-processes = 1  # that need as much at the same time; workers are told
 
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
@@ -34,6 +33,7 @@ def check(what: str, numbers: float, size: int = 4) -> None:
         numbers: how many.
         size: bytes of each.
     """
+    processes = context.current().processes
     needed, there = processes * numbers * size, limit()
     if needed > there:
         jobs = f" in {processes} processes" if processes > 1 else ""

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
 
-from lab import files
+from lab import context, files
 from lab.errors import UserError
 
 SIGNALS = tuple(
@@ -36,7 +36,6 @@ ALLOCATION = ("can't allocate memory", "out of memory", "not enough memory")
 ALLOCATION += ("can't start new thread", "failed to map segment", "cannot allocate memory")
 
 _last_words = RESUMES
-_deferred: list[UserError] = []
 
 
 def begin(name: str, last_words: str = RESUMES) -> None:
@@ -112,10 +111,11 @@ def _say(line: str) -> None:
 def run(main: Callable[[], None]) -> None:
     """Call a program's main; what the user can mend is one line and exit status 2."""
     try:
-        main()
-        if _deferred:
-            more = f" (and {len(_deferred) - 1} more)" if len(_deferred) > 1 else ""
-            raise UserError(f"{_deferred[0]}{more}")
+        with context.within(deferred=[]) as here:
+            main()
+        if here.deferred:
+            first, *others = here.deferred
+            raise UserError(f"{first} (and {len(others)} more)" if others else str(first))
     except KeyboardInterrupt:  # where signals are not for this program to handle
         _say(_last_words)
         sys.exit(128 + signal.SIGINT)
@@ -125,8 +125,6 @@ def run(main: Callable[[], None]) -> None:
             raise
         _say(" ".join(f"error: {line}".splitlines()))  # a name may hold a line break
         sys.exit(WRONG)
-    finally:
-        _deferred.clear()
 
 
 def _end_with_one_line(kind: type, error: BaseException, trace: TracebackType | None) -> None:
@@ -139,7 +137,7 @@ def _end_with_one_line(kind: type, error: BaseException, trace: TracebackType | 
 
 def defer(error: UserError) -> None:
     """End with this error, but first go on."""
-    _deferred.append(error)
+    context.current().deferred.append(error)
 
 
 def explain(error: Exception) -> str | None:

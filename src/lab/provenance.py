@@ -5,8 +5,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
@@ -15,10 +14,10 @@ from typing import Any
 
 import torch
 
+from lab import context
 from lab.errors import DataError
 
 SOURCES = ("core", "lab", "experiment")  # the folders of src whose code shapes numbers
-_expected: dict[str, str] = {}  # name of data -> the fingerprint that it must have
 
 
 @cache
@@ -107,22 +106,13 @@ class Faithful:
     def __call__(self, argument: Any) -> Any:
         if sources() != self.code:
             raise DataError(_changed("the source code"))
-        with _expecting(self.data):
+        with context.within(data=self.data):
             return self.function(argument)
-
-
-@contextmanager
-def _expecting(data: Mapping[str, str]) -> Iterator[None]:
-    _expected.update(data)
-    try:
-        yield
-    finally:
-        _expected.clear()
 
 
 def check_fingerprint(name: str, fingerprint: str) -> None:
     """Raise DataError where data are not those that the program was started with."""
-    if _expected.get(name, fingerprint) != fingerprint:
+    if context.current().data.get(name, fingerprint) != fingerprint:
         raise DataError(_changed(name))
 
 

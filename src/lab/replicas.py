@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from lab import cpu, gpus, workers
+from lab import context, cpu, gpus, workers
 from lab.errors import Diverged
 
 STREAMS = ("weights", "order", "measurement", "labels", "noise")
@@ -145,5 +145,5 @@ def describe(replica: Replica) -> str:
 
 def progress_bar(total: int, description: str) -> tqdm:
     """A progress bar on this process' own line; quiet where there is no terminal."""
-    line = workers.position
+    line = context.current().line
     return tqdm(total=total, desc=description, position=line, disable=None, leave=False)

@@ -7,7 +7,7 @@ for run, arrays in train(functools.partial(train_replicas, config), planned):
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from lab import files, program, provenance, results
+from lab import context, files, program, provenance, results
 from lab.cli import Common
 from lab.errors import ConfigError, Diverged, ResultError
 from lab.partial import Partial
@@ -24,7 +24,6 @@ from lab.results import Arrays, Source
 
 # beside a finished replica's arrays: what it took, and the epoch in which it diverged or -1
 SECONDS, DIVERGED = "replica_seconds", "replica_diverged"
-_repairs = True  # see without_repairs
 
 
 @dataclass(frozen=True)
@@ -163,8 +162,9 @@ def train(
         waiting = [
             (run, i) for run in missing for i in range(len(run.replicas)) if i not in done[run.name]
         ]
-        there = [run for run in planned if _repairs and run.name not in done]
-        waiting += [(run, i) for run in there for i in _without_checkpoints(run, locks)]
+        if context.current().repairs:
+            there = [run for run in planned if run.name not in done]
+            waiting += [(run, i) for run in there for i in _without_checkpoints(run, locks)]
         yield from _whole(missing, done)
         for run, i, outcome in _deal(function, waiting, jobs):
             if run.name not in done:
@@ -173,17 +173,6 @@ def train(
             run.partial.put(run.replicas[i], outcome)
             done[run.name][i] = outcome
             yield from _whole([run], done)
-
-
-@contextmanager
-def without_repairs() -> Iterator[None]:
-    """Inside, a result that lacks its checkpoints stays as it is: nobody is about to read them."""
-    global _repairs
-    _repairs = False
-    try:
-        yield
-    finally:
-        _repairs = True
 
 
 def _claim(run: Run, locks: ExitStack) -> bool:

@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from lab import cpu, memory, program
+from lab import context, cpu, program
+from lab.context import Context
 from lab.errors import UserError
 
 try:
@@ -28,7 +29,6 @@ except ImportError:  # not on Windows
 
 TRIES = 2  # of a task whose process dies
 _CONTEXT = multiprocessing.get_context("spawn")
-position = 0  # line of this process' progress bar
 
 
 class Died(UserError):
@@ -41,7 +41,7 @@ class Worker:
     def __init__(self, line: int) -> None:
         self.line = line  # of its progress bar
         self.connection, theirs = _CONTEXT.Pipe()
-        self.process = _CONTEXT.Process(target=_serve, args=(theirs, line), daemon=True)
+        self.process = _CONTEXT.Process(target=_serve, args=(theirs,), daemon=True)
         resource_tracker.ensure_running()  # starting it lets the signals through again
         with program.signals_blocked():
             self.process.start()
@@ -49,7 +49,7 @@ class Worker:
 
     def give(self, function: Callable, task: Any, processes: int) -> None:
         with suppress(OSError):  # it has died, as `take` finds out
-            self.connection.send((function, task, processes))
+            self.connection.send((function, task, Context(self.line, processes)))
 
     def take(self) -> tuple[bool, Any]:
         """Whether the task ended well, and its output or error; EOFError where it has died."""
@@ -151,21 +151,20 @@ def _report_death(name: str, worker: Worker, tries: int) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _serve(connection: Connection, line: int) -> None:
-    global position
+def _serve(connection: Connection) -> None:
     program.end_with_parent()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     cpu.keep_freed_memory()
     tqdm.set_lock(_TerminalLock())
-    position = line
     while True:
         try:
-            function, task, memory.processes = connection.recv()
+            function, task, given = connection.recv()
         except (EOFError, OSError):
             return
         try:
-            answer = True, function(task)
+            with context.within(**vars(given)):
+                answer = True, function(task)
         except Exception as error:
             answer = False, _portable(error)
         try:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab import gpus, program, workers
+from lab import context, gpus, program, workers
 
 
 class StandIn(gpus.Memory):
@@ -26,8 +26,8 @@ class StandIn(gpus.Memory):
         return self.does(tasks)
 
     def choose(self):
-        assert self.chosen in (None, workers.position)
-        self.chosen = workers.position
+        assert self.chosen in (None, context.current().line)
+        self.chosen = context.current().line
 
     def clear(self):
         self.largest = len(self.tried)
@@ -161,8 +161,8 @@ def test_a_gpus_memory_is_what_is_free_or_held_by_this_process(monkeypatch):
         device_count=lambda: 4,
     )
     monkeypatch.setattr(torch, "cuda", cuda)
-    monkeypatch.setattr(workers, "position", 6)
     memory = gpus.Memory()
     assert memory.share() == 0.5
-    memory.choose()
+    with context.within(line=6):
+        memory.choose()
     cuda.set_device.assert_called_once_with(2)

@@ -4,7 +4,7 @@ import psutil
 import pytest
 import torch
 
-from lab import memory
+from lab import context, memory
 from lab.errors import ConfigError
 from lab.models import CNN, MLP, VAE
 
@@ -39,10 +39,10 @@ def test_a_size_that_no_machine_has_costs_no_time_and_no_memory():
 
 def test_the_message_has_both_numbers_and_the_processes(monkeypatch):
     monkeypatch.setattr(memory, "limit", lambda: 5 * 2**30)
-    monkeypatch.setattr(memory, "processes", 3)
-    memory.check("it", 5 * 2**30 / 12)
-    with pytest.raises(ConfigError) as caught:
-        memory.check("it", 2**30)
+    with context.within(processes=3):
+        memory.check("it", 5 * 2**30 / 12)
+        with pytest.raises(ConfigError) as caught:
+            memory.check("it", 2**30)
     assert str(caught.value) == (
         "memory: it needs at least 12 GiB in 3 processes, and there are 5: ask for less"
     )

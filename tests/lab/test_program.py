@@ -91,6 +91,14 @@ class TestRun:
         assert capsys.readouterr().err == "error: the first (and 1 more)\n"
         program.run(lambda: None)  # it is over
 
+    def test_errors_of_a_program_within_another_are_its_own(self, capsys):
+        def main() -> None:
+            program.defer(UserError("the outer"))
+            assert status_of(lambda: program.defer(UserError("the inner"))) == 2
+
+        assert status_of(main) == 2
+        assert capsys.readouterr().err == "error: the inner\nerror: the outer\n"
+
 
 OTHERS = tuple(number for number in program.SIGNALS if number != signal.SIGINT)
 PROGRAM = """
