@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 import kill_harness
-from lab import workers
+from lab import context, workers
 from lab.errors import ConfigError, Diverged
 
 pytestmark = pytest.mark.slow
@@ -31,6 +31,8 @@ def act(task: tuple) -> object:
         raise arguments[0]
     if kind == "blocked":
         return sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+    if kind == "context":
+        return context.current()
     if kind == "sleep":
         time.sleep(arguments[0])
     return arguments[0], os.getpid()
@@ -63,6 +65,9 @@ def test_processes_are_as_many_as_asked_and_serve_again(assert_nobody_works_on, 
     second = run([("return", i) for i in range(2)], jobs=10**6)
     used = {process for _, process in (*first.values(), *second.values())}
     assert len(used) == 2
+    told = run([("context",)] * 2).values()
+    assert [context.processes for context in told] == [2, 2]
+    assert len({context.line for context in told}) == 2
     assert_nobody_works_on()
     assert capfd.readouterr() == ("", "")
 
@@ -146,7 +151,7 @@ OUTLIVED = """
 import os, sys
 sys.path[:0] = {folders!r}
 import psutil, test_workers
-from lab import workers
+from lab import context, workers
 
 if __name__ == "__main__":
     making = workers.work(test_workers.act, [("blocked",), ("sleep", 10**6)], 2, ["", ""])
