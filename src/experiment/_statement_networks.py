@@ -1,4 +1,4 @@
-"""The networks on which statements.py measures the paper's statements, and their data."""
+"""The networks on which the paper's statements are measured, and their data."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -36,15 +36,7 @@ from torch.nn import functional
 from core.moments import FeatureMoments
 from experiment import _statement_homogeneous as homogeneous
 from experiment import _statement_measures as measures
-from lab import cli, runs, training
-from lab.data import Images
-from lab.errors import DataError
-from lab.models import CNN, MLP
-from lab.replicas import Replica, generator, generators, make_optimizer
-from lab.results import Arrays
-from lab.runs import Run
-from lab.snapshot import Snapshot, linear_layers, look
-from lab.statement_networks import (
+from experiment._statement_networks import (
     NETWORKS,
     Task,
     build_cnn,
@@ -53,6 +45,14 @@ from lab.statement_networks import (
     make_task,
     squared_relu,
 )
+from lab import cli, runs, training
+from lab.data import Images
+from lab.errors import DataError
+from lab.models import CNN, MLP
+from lab.replicas import Replica, generator, generators, make_optimizer
+from lab.results import Arrays
+from lab.runs import Run
+from lab.snapshot import Snapshot, linear_layers, look
 
 OPTIMIZERS = ("plain", "momentum", "adam")
 EXPANDED = (
@@ -68,7 +68,7 @@ class Config(cli.Common):
 
     # mnist, svhn, cifar10, cifar100, digits, or paths of .npz files
     datasets: tuple[str, ...] = cli.each(("digits", "mnist"))
-    networks: tuple[str, ...] = cli.each(tuple(NETWORKS))  # see lab/statement_networks.py
+    networks: tuple[str, ...] = cli.each(tuple(NETWORKS))  # see _statement_networks.py
     learning_rate: float | None = None  # rate of gradient descent; None: the network's own
     momentum: float = 0.9  # momentum of gradient descent
     seeds: tuple[int, ...] = (0, 1, 2)  # a seed draws initial weights

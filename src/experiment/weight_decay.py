@@ -37,13 +37,13 @@ from core.fact import fact_cosine, fact_error
 from core.linearity import report
 from core.moments import FeatureMoments
 from core.virtual import gram_shift_cosine
+from experiment._statement_networks import NETWORKS, Task, build_mlp, make_task
 from lab import cli, runs, training
 from lab.models import MLP
 from lab.replicas import Replica, make_optimizer
 from lab.results import Arrays
 from lab.runs import Run
 from lab.snapshot import look
-from lab.statement_networks import NETWORKS, Task, build_mlp, make_task
 
 LOSSES = {  # each with GELU and an output a class
     "cross_entropy": NETWORKS["gelu"],

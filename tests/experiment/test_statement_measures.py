@@ -15,9 +15,9 @@ from core.moments import FeatureMoments
 from core.virtual import virtual_covariance_shift
 from experiment import _statement_homogeneous as homogeneous
 from experiment import _statement_measures as measures
+from experiment._statement_networks import NETWORKS, Task, build_cnn, build_mlp
 from lab import snapshot
 from lab.replicas import Replica, generators
-from lab.statement_networks import NETWORKS, Task, build_cnn, build_mlp
 
 REPLICAS = (Replica(0), Replica(1))
 SAMPLES, PIXELS = 40, 6

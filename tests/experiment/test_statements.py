@@ -7,11 +7,11 @@ from torch.nn import functional
 
 import oracles
 from experiment import statements
+from experiment._statement_networks import NETWORKS, make_task
 from experiment.statements import AXES, Config
 from lab import cli
 from lab.errors import DataError
 from lab.replicas import Replica
-from lab.statement_networks import NETWORKS, make_task
 
 SEEDS = (0, 1)
 SMALL = {"samples": 60, "cnn_samples": 20, "width": 8, "depth": 2, "channels": 3, "pairs": 20}
