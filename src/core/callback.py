@@ -34,7 +34,7 @@ class MeasureEvery:
             every: epochs from one measurement to the next.
             model: is measured as it is when called.
             batches: as `measure` takes them, read anew each time.
-            options: of `measure`.
+            options: see `Measurement`.
 
         Raises:
             ValueError: every is below one, or batches can be read only once.

@@ -42,19 +42,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 Moment = Mapping[str, tuple[Tensor, Tensor]]  # by layer: W and Σ ∂L/∂W (g, m, d)
 
 
-def measure(
-    model: nn.Module,
-    batches: Iterable[Any],
-    *,
-    loss: Loss | None = None,
-    output: Callable[[Any], Tensor] | None = None,
-    names: str = "",
-    reduction: Reduction = "exact",
-    projected: int = 2048,
-    gradients_of_outputs: bool = True,
-    decay: float | None = None,
-    all_reduce: bool = False,
-) -> LayerTable:
+def measure(model: nn.Module, batches: Iterable[Any], **options: Any) -> LayerTable:
     """Measure every linear layer and convolution of a model that is called, in one pass.
 
     Linear, Conv1d to Conv3d, their transposed kinds, and transformers' Conv1D; by the weight that
@@ -73,6 +61,33 @@ def measure(
             mapping, or several inputs. Forms of y: see `targets.align`; −100 where a class is to be
             ignored. Labels of tokens are read as transformers' models mean them: those of padding
             are ignored, and those of causal language models are of the next token.
+        options: loss, output, names, reduction, projected, gradients_of_outputs, decay and
+            all_reduce, see `Measurement`.
+
+    Returns:
+        a row a layer, see `LayerRow`. Rows of features stand beside targets where gradients show,
+        in a layer's first batch of two samples or more, that they belong together; elsewhere Target
+        Linearity is nan, or where no gradient arrives the shapes decide, and a note says which.
+
+    Raises:
+        ValueError: no layers, no batches, batches or outputs that cannot be read, features that
+            `reduction` does not take, a decay that is no positive number, or a model of a kind that
+            is refused.
+
+    Warns:
+        RuntimeWarning: weights, features or targets of which measures are nan or may be off by
+            more than 10⁻⁶, and their layers.
+    """
+    measurement = Measurement(model, **options)
+    measurement.run(batches)
+    return measurement.table()
+
+
+class Measurement:
+    """What `measure` does, in two steps: `run` adds batches, `table` makes the rows, once.
+
+    Args:
+        model: as `measure` takes it.
         loss: from the prediction and y, as it is in the batch, to the sum of every sample's loss.
             Default: cross-entropy for classes, squared error, in float32 or more.
         output: from what the model returns to its prediction, classes last. Default: the tensor
@@ -90,38 +105,7 @@ def measure(
             a weight that is tied or parametrised a row has not all that the decay is balanced by.
         all_reduce: merge with the other processes of torch.distributed, each given one or more
             batches of its own.
-
-    Returns:
-        a row a layer, see `LayerRow`. Rows of features stand beside targets where gradients show,
-        in a layer's first batch of two samples or more, that they belong together; elsewhere Target
-        Linearity is nan, or where no gradient arrives the shapes decide, and a note says which.
-
-    Raises:
-        ValueError: no layers, no batches, batches or outputs that cannot be read, features that
-            `reduction` does not take, a decay that is no positive number, or a model of a kind that
-            is refused.
-
-    Warns:
-        RuntimeWarning: weights, features or targets of which measures are nan or may be off by
-            more than 10⁻⁶, and their layers.
     """
-    measurement = Measurement(
-        model,
-        loss=loss,
-        output=output,
-        names=names,
-        reduction=reduction,
-        projected=projected,
-        gradients_of_outputs=gradients_of_outputs,
-        decay=decay,
-        all_reduce=all_reduce,
-    )
-    measurement.run(batches)
-    return measurement.table()
-
-
-class Measurement:
-    """What `measure` does, with its arguments: `run`, then `table`, once."""
 
     def __init__(
         self,
