@@ -144,7 +144,7 @@ def test_names_of_models_and_tasks_never_lead_out_of_the_results(model, tmp_path
     (tmp_path / "deep" / "results").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "deep")
     for task in ("../../toy_sst2", "..", "/etc/passwd"):
-        words = ["--scale", "quick", "--task", task, "--results", "results", "--model", str(model)]
+        words = ["--scale", "quick", "--tasks", task, "--results", "results", "--model", str(model)]
         monkeypatch.setattr(sys, "argv", [script.__file__, *words])
         with pytest.raises(SystemExit) as stop:
             program.run(script.main)

@@ -43,7 +43,6 @@ TINY = {  # field -> a value that makes a run short, in every script that has th
     "modulus": 7,
     "pairs": 5,
     "steps": 4,
-    "shown_epochs": 2,
     "tasks": ("toy_sst2", "toy_ner"),
     "toy": ToyBert(examples=40, width=16, depth=1, corpus=40, epochs=1, batch_size=20),
 }

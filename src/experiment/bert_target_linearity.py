@@ -6,7 +6,7 @@ that bert_train.py leaves, and takes the same options. What pre-training does ne
 with --no-fine-tuned the first two stages are measured alone, as a result of its own.
 
     python src/experiment/bert_target_linearity.py
-    python src/experiment/bert_target_linearity.py --model roberta-base --task ner
+    python src/experiment/bert_target_linearity.py --model roberta-base --tasks ner
     python src/experiment/bert_target_linearity.py --no-fine-tuned --seeds 0 1 2 3 4
     python src/experiment/bert_target_linearity.py --scale quick
 
@@ -60,21 +60,20 @@ FINE_TUNING = {"learning_rate", "warmup", "weight_decay", "clip", "epochs", "bat
 class Config(bert_train.Config):
     """Hyperparameters of bert_train.py, whose checkpoints are measured."""
 
-    measure_batch: int = 64  # examples a forward pass; changes no number but by rounding
     fine_tuned: bool = True  # measure every epoch's checkpoint as well
 
     def hyperparameters(self) -> dict[str, Any]:
         """The hyperparameters of bert_train.py; without fine-tuning, those that count even so."""
-        unused = {"measure_batch", "fine_tuned"}
+        unused = {"fine_tuned"}
         if not self.fine_tuned:
-            unused = {"measure_batch"}
             # the toy BERT is pre-trained with some of them
-            unused |= FINE_TUNING if self.model != toy_bert.NAME else set()
+            unused = FINE_TUNING if self.model != toy_bert.NAME else set()
         return {k: v for k, v in super().hyperparameters().items() if k not in unused}
 
 
 QUICK = bert_train.QUICK
 
+MEASURED_AT_ONCE = 64  # examples; changes no number but by rounding
 PERMUTATIONS = 10  # of the labels of tagged words, together in `type_chance`
 _LAYER = ("seed", "stage", "layer")
 AXES = {
@@ -157,7 +156,7 @@ def batches(config: Config, texts: Texts, split: str) -> tuple[DataLoader, Tenso
         classes = torch.tensor(coded["labels"])[:, None]
         coded = coded.remove_columns("labels").add_column("labels", range(len(coded)))
     collate = encoders.collator(texts.task, tokenizer)
-    return longest_first(coded, config.measure_batch, collate), classes
+    return longest_first(coded, MEASURED_AT_ONCE, collate), classes
 
 
 def longest_first(coded: Dataset, batch_size: int, collate: Callable) -> DataLoader:

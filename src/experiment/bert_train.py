@@ -4,7 +4,7 @@ Every epoch is kept as a checkpoint, which bert_target_linearity.py measures. Ta
 sentence pairs, parts of speech, named entities.
 
     python src/experiment/bert_train.py
-    python src/experiment/bert_train.py --task sst2 --task-data data/text/sst2
+    python src/experiment/bert_train.py --tasks sst2 --task-data data/text/sst2
     python src/experiment/bert_train.py --model distilbert-base-uncased
     python src/experiment/bert_train.py --scale quick
     torchrun --nproc-per-node 8 src/experiment/bert_train.py
@@ -22,7 +22,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from lab import program
@@ -30,7 +30,6 @@ from lab import program
 program.begin(__name__)
 
 import torch
-import tyro
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
@@ -54,9 +53,7 @@ class Config(cli.Common):
     model: str = "bert-base-uncased"
     model_revision: str = "main"  # revision of the model on the hub
     # sst2, mnli, pos, ner; the same in the toy language, with toy_ in front; or any name with data
-    tasks: Annotated[tuple[str, ...], tyro.conf.arg(aliases=("--task",))] = cli.each(
-        ("sst2", "mnli", "pos", "ner")
-    )
+    tasks: tuple[str, ...] = cli.each(("sst2", "mnli", "pos", "ner"))
     # folders of the tasks' data in their order, for datasets.load_dataset; none: the hub's data
     task_data: tuple[Path, ...] = cli.each(())
     learning_rate: float = 2e-5  # rate of AdamW after the warm-up; it then falls linearly to zero

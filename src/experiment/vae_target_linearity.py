@@ -46,6 +46,7 @@ from lab.results import Arrays
 from lab.runs import Run
 
 PAIRS_AT_ONCE = 100  # that are interpolated, for their memory
+SHOWN_EPOCHS = 6  # whose interpolations are shown, from before training to the last
 SHARES = (0.1, 0.25, 0.5)  # α of Proposition 3, the last of them ½
 
 
@@ -61,14 +62,16 @@ class Config(vae_train.Config):
     # training images, the first of those measured, of which every pair is mixed for Proposition 3
     mixed: int = cli.added(1000, earlier=1000)
     shown_beta: float = 1.0  # the β whose interpolation is shown by epoch
-    shown_epochs: int = 6  # epochs of it that are shown, from before training to the last
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if min(self.steps, self.shown_epochs) < 2:
-            raise ConfigError("steps and shown_epochs must be 2 or more")
+        if self.steps < 2:
+            raise ConfigError(f"steps must be 2 or more, not {self.steps}")
         if self.shown_beta not in self.betas:
             raise ConfigError(f"shown_beta must be one of betas, not {self.shown_beta}")
+
+    def hyperparameters(self) -> dict[str, Any]:
+        return super().hyperparameters() | {"shown_epochs": SHOWN_EPOCHS}
 
     def plan_training(self, images: Images) -> dict[float, Run]:
         """β -> the run of vae_train.py whose checkpoints are measured."""
@@ -250,7 +253,7 @@ def show(config: Config, images: Images) -> Arrays:
     )
     seed = next(whole, config.seeds[0])
     model = vae_train.build(config, images, [Replica(seed)])
-    shown = np.linspace(0, config.epochs, min(config.shown_epochs, config.epochs + 1))
+    shown = np.linspace(0, config.epochs, min(SHOWN_EPOCHS, config.epochs + 1))
     shown = shown.round().astype(int)
     models = {
         "by_epoch": [(config.shown_beta, int(epoch)) for epoch in shown],

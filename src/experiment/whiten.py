@@ -36,6 +36,7 @@ from lab.runs import Run
 
 # the published approximation is newton_schulz; the last three are controls
 METHODS = ("plain", "exact", "newton_schulz", "step_matched", "complement", "biases")
+NEWTON_SCHULZ_RATES = (0.01,)  # the one that is plotted, of the slowest method
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +48,6 @@ class WhiteningConfig(cli.Common):
     methods: tuple[str, ...] = cli.each(METHODS)
     # rates of SGD for plain, exact and step_matched; 0.01 is plotted
     learning_rates: tuple[float, ...] = cli.each((0.1, 0.05, 0.01, 0.005))
-    # rates for newton_schulz, the slowest method
-    newton_schulz_rates: tuple[float, ...] = cli.each((0.01,))
     # rates for complement and biases: the one that is plotted, and plain training's best of MNIST
     # and CIFAR-10
     complement_rates: tuple[float, ...] = cli.each((0.05, 0.01, 0.005))
@@ -187,7 +186,7 @@ def run(config: Config, dataset: str, method: str, replicas: Sequence[Replica]) 
 def plan(config: WhiteningConfig, experiment: str, images: Images, method: str) -> list[Run]:
     """The results of one data set and method, one a rate."""
     own = {
-        "newton_schulz": config.newton_schulz_rates,
+        "newton_schulz": NEWTON_SCHULZ_RATES,
         **dict.fromkeys(("complement", "biases"), config.complement_rates),
     }
     planned = []

@@ -206,20 +206,21 @@ class TestTargetLinearity:
         sentences = result(finished, bert_target_linearity, SENTENCE)
         assert "train_type_chance" not in sentences.arrays
 
-    def test_does_not_depend_on_how_sentences_are_batched(self, finished):
+    def test_does_not_depend_on_how_sentences_are_batched(self, finished, monkeypatch):
         texts = finished.load_texts(WORD)
         model = model_at(finished, texts, 0, 2)
         expected = measure(finished, texts, model)
         for size in (1, 7):
-            config = dataclasses.replace(finished, measure_batch=size)
-            arrays = measure(config, texts, model)
+            monkeypatch.setattr(bert_target_linearity, "MEASURED_AT_ONCE", size)
+            arrays = measure(finished, texts, model)
             assert arrays.keys() == expected.keys()
             for name, values in arrays.items():
                 np.testing.assert_allclose(values, expected[name], atol=2e-5)
 
-    def test_batches_hold_every_example_once_the_longest_first(self, finished):
+    def test_batches_hold_every_example_once_the_longest_first(self, finished, monkeypatch):
         texts = finished.load_texts(WORD)
-        config = dataclasses.replace(finished, measure_batch=7, samples=None)
+        monkeypatch.setattr(bert_target_linearity, "MEASURED_AT_ONCE", 7)
+        config = dataclasses.replace(finished, samples=None)
         masks = [
             batch["attention_mask"]
             for batch in bert_target_linearity.batches(config, texts, "train")[0]
@@ -241,7 +242,7 @@ class TestTargetLinearity:
     def test_without_fine_tuning_needs_no_checkpoint_and_is_a_result_of_its_own(
         self, finished, alone
     ):
-        more = ("--task", SENTENCE, "--seeds", 0, "--results", alone.results)
+        more = ("--tasks", SENTENCE, "--seeds", 0, "--results", alone.results)
         assert call(bert_target_linearity, "--no-fine-tuned", *more) == 0
         config = dataclasses.replace(alone, fine_tuned=False)
         few, every = (result(c, bert_target_linearity, SENTENCE) for c in (config, finished))
@@ -379,7 +380,7 @@ def own(tmp_path: Path, finished: Config) -> tuple[str, ...]:
     for split in ("train", "validation"):
         Dataset.from_dict(rows).to_parquet(tmp_path / "reviews" / f"{split}.parquet")
     places = ("--model", str(tmp_path / "my_bert"), "--task-data", str(tmp_path / "reviews"))
-    return (*places, "--task", "mood")
+    return (*places, "--tasks", "mood")
 
 
 class TestOwnModelAndData:
@@ -393,7 +394,7 @@ class TestOwnModelAndData:
             settings = results.read(path).config
             assert (settings["model"], settings["task"]) == ("my_bert", "mood")
             assert len(settings["weights"]) == 16
-            assert not {"toy", "measure_batch", "tasks", "task_data"} & set(settings)
+            assert not {"toy", "tasks", "task_data"} & set(settings)
 
     def test_are_trained_and_measured_in_one_thread_whatever_there_is(
         self, own, tmp_path, monkeypatch
@@ -449,7 +450,7 @@ def refusal(
 
 
 WRONG = {  # command line -> what the message must name
-    "--task cola": "unknown task 'cola': one of sst2, mnli, pos, ner",
+    "--tasks cola": "unknown task 'cola': one of sst2, mnli, pos, ner",
     "--tasks toy_ner toy_ner": "tasks must name one or more different values",
     "--task-data absent": "1 folders for 2 tasks",
     "--samples 0": "samples must be above zero, not 0",
@@ -478,7 +479,7 @@ class TestWrongCommands:
         assert "max_length must be at most 64, not 65" in refusal(bert_train, too_long)
         tokenizer = type(AutoTokenizer.from_pretrained(own[1]))
         monkeypatch.setattr(tokenizer, "is_fast", False)
-        slow = ("--model", own[1], "--task", WORD)
+        slow = ("--model", own[1], "--tasks", WORD)
         assert "not a fast one" in refusal(bert_train, slow)
 
     def test_of_a_measurement_before_pre_training(self, refusal):
@@ -543,7 +544,7 @@ def test_a_checkpoint_that_cannot_be_measured_is_one_line(wrong, finished, tmp_p
     shutil.copytree(finished.results, places["results"])
     config = dataclasses.replace(finished, **places)
     damage(bert_train.checkpoint(config, config.load_texts(SENTENCE), 3, 2))
-    more = ("--task", SENTENCE, "--seeds", 0, 3, "--overwrite", "--results", config.results)
+    more = ("--tasks", SENTENCE, "--seeds", 0, 3, "--overwrite", "--results", config.results)
     assert call(bert_target_linearity, *more) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -557,7 +558,7 @@ def test_two_processes_of_torchrun_make_what_one_makes(alone, capfd):
     """The same batches, shared by two: the same numbers up to rounding; one of them writes."""
     toy = dataclasses.replace(TOY, examples=64)  # whole batches
     config = dataclasses.replace(alone, tasks=(SENTENCE,), toy=toy)
-    more = ("--task", SENTENCE, "--seeds", "0", "--toy.examples", "64")
+    more = ("--tasks", SENTENCE, "--seeds", "0", "--toy.examples", "64")
     # torchrun takes the signals, and does not give them back
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

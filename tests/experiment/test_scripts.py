@@ -44,8 +44,6 @@ from tiny import (
     write_data,
 )
 
-UNNAMED = {"measure_batch"}  # hyperparameters that change no number but by rounding
-
 
 def takes_data(script: ModuleType) -> bool:
     return "datasets" in script.Config.__dataclass_fields__
@@ -225,7 +223,6 @@ class TestARun:
 
     def test_records_what_it_was_told_and_the_data(self, script, finished):
         told = results.plain(finished.config.hyperparameters())
-        told = {key: value for key, value in told.items() if key not in UNNAMED}
         for result in finished.results.values():
             assert told.items() <= result.config.items()
             if takes_data(script):
@@ -377,8 +374,6 @@ class TestPlan:
             paths = {run.path for run in plan(variant)}
             if field.metadata.get("each"):
                 assert paths != default, field.name  # other results, or fewer
-            elif field.name in UNNAMED:
-                assert paths == default, field.name
             else:
                 assert not paths & default, field.name
             changed.add(field.name)
@@ -440,7 +435,7 @@ class TestHelp:
             cli.parse(script.Config, script.QUICK, argv=words.split())
 
 
-RATES = ("learning_rate", "learning_rates", "newton_schulz_rates", "rates")
+RATES = ("learning_rate", "learning_rates", "rates")
 TOO_HIGH = 1e30
 
 

@@ -149,5 +149,5 @@ def write_text(folder: Path, examples: int = 64) -> tuple[str, ...]:
         labels = [i % 2 for i in range(examples)]
         rows = Dataset.from_dict({"sentence": texts, "label": labels})
         files.write_whole(sentences / f"{split}.parquet", rows.to_parquet)
-    task = ["--task", "sst2", "--task-data", str(sentences)]
+    task = ["--tasks", "sst2", "--task-data", str(sentences)]
     return ("--model", str(model), *task, "--train-examples", "32")

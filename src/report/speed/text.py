@@ -56,7 +56,8 @@ def text_rows(examples: int, repeats: int, device: str) -> list[Row]:
 
     def measure(multiple: int | None) -> None:
         collate = encoders.collator(task, tokenizer, multiple)
-        loader = bert_target_linearity.longest_first(rows, preset.measure_batch, collate)
+        at_once = bert_target_linearity.MEASURED_AT_ONCE
+        loader = bert_target_linearity.longest_first(rows, at_once, collate)
         classes = torch.arange(2)[:, None]  # labels of rows are classes, not numbers of rows
         bert_target_linearity.one_pass(measured, loader, classes, 2)
 

@@ -72,7 +72,7 @@ def test_every_script_is_run_after_those_whose_checkpoints_it_reads():
 def test_what_a_script_is_told_is_a_configuration_of_it(monkeypatch, tmp_path):
     told = []
     monkeypatch.setattr(memory, "run", lambda *arguments: told.append(arguments[:3]))
-    monkeypatch.setattr(memory, "write_text", lambda _: ("--model", "m", "--task", "sst2"))
+    monkeypatch.setattr(memory, "write_text", lambda _: ("--model", "m", "--tasks", "sst2"))
     list(memory.script_peaks(memory.scripts(), ("mnist", "digits"), tmp_path, 1.0))
     assert {name for name, *_ in told} == set(memory.scripts())
     for name, label, words in told:
