@@ -44,8 +44,9 @@ class Trained:
         self.dataset = str(write_data(folder / "planted.npz"))
         where = {"datasets": (self.dataset,), "results": folder / "results", "device": "cpu"}
         self.train_config = vae_train.Config(betas=BETAS, **where, **SIZES)
-        sizes = {"steps": STEPS, "pairs": PAIRS, **SIZES}
-        self.config = vae_target_linearity.Config(betas=BETAS, **where, **sizes)
+        own = {"betas": BETAS, "seeds": SEEDS, "steps": STEPS, "pairs": PAIRS}
+        self.config = vae_target_linearity.Config(**own, **where)
+        self.configs = self.config, self.train_config
         self.images = vae_train.load_images(self.config, self.dataset)
         self.plan = vae_train.plan(self.train_config, self.images)
         parts = [vae_train.run(self.train_config, self.dataset, [r]) for r in REPLICAS]
@@ -59,7 +60,7 @@ class Trained:
     @functools.cached_property
     def measured(self):
         """The images that are measured, scaled."""
-        return vae_train.measured_images(self.config, self.images) / 255
+        return vae_train.measured_images(self.train_config, self.images) / 255
 
 
 class Plain:
@@ -107,9 +108,9 @@ def measurement_noise(samples):
 
 def run_script(monkeypatch, module, folder, *words):
     """Run one of the two scripts at tiny size, with results below a folder."""
-    sizes = ["--betas", "0.1", "1", "--seeds", "0", "3", "--epochs", "1"]
-    sizes += ["--hidden", "4", "--latent", "2"]
-    sizes += ["--pairs", "3"] if module is vae_target_linearity else []
+    sizes = ["--betas", "0.1", "1", "--seeds", "0", "3"]
+    trained = ["--epochs", "1", "--hidden", "4", "--latent", "2"]
+    sizes += ["--pairs", "3"] if module is vae_target_linearity else trained
     where = ["--device", "cpu", "--jobs", "1", "--results", folder / "results"]
     argv = [module.__file__, *sizes, *where, *words]
     monkeypatch.setattr(sys, "argv", [str(word) for word in argv])

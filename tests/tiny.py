@@ -17,6 +17,8 @@ SOURCE = Path(cli.__file__).parents[1]
 NAMES = sorted(path.stem for path in (SOURCE / "experiment").glob("[!_]*.py"))
 SCRIPTS = [importlib.import_module(f"experiment.{name}") for name in NAMES]
 
+READS = {f"{kind}_target_linearity": f"{kind}_train" for kind in ("vae", "bert")}
+
 TRAIN, TEST, CLASSES = 60, 40, 10  # samples and classes of the tiny data
 TINY = {  # field -> a value that makes a run short, in every script that has the field
     "device": "cpu",
@@ -53,8 +55,8 @@ def name(script: ModuleType) -> str:
 
 
 def sources(script: ModuleType) -> list[ModuleType]:
-    """The scripts whose checkpoints a script reads, which are those whose options it takes."""
-    return [other for other in SCRIPTS if other.Config in script.Config.__mro__[1:]]
+    """The scripts whose checkpoints a script reads."""
+    return [other for other in SCRIPTS if name(other) == READS.get(name(script))]
 
 
 def tiny(script: ModuleType, **changes: Any) -> Any:

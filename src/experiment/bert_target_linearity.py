@@ -2,8 +2,8 @@
 
 Claim: fine-tuning makes Target Linearity rise with depth. Every layer is measured when initialised
 at random, when pre-trained, and after each epoch of fine-tuning. This script reads the checkpoints
-that bert_train.py leaves, and takes the same options. What pre-training does needs none of them:
-with --no-fine-tuned the first two stages are measured alone, as a result of its own.
+that bert_train.py leaves, and how they were trained in its results. What pre-training does needs
+none of them: with --no-fine-tuned the first two stages are measured alone, as a result of its own.
 
     python src/experiment/bert_target_linearity.py
     python src/experiment/bert_target_linearity.py --model roberta-base --tasks ner
@@ -20,6 +20,7 @@ the outputs of a normalisation sum to zero, so that float32 would leave least sq
 pure rounding.
 """
 
+import dataclasses
 import functools
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -57,21 +58,43 @@ FINE_TUNING = {"learning_rate", "warmup", "weight_decay", "clip", "epochs", "bat
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(bert_train.Config):
-    """Hyperparameters of bert_train.py, whose checkpoints are measured."""
+class Config(bert_train.EncoderConfig):
+    """What is measured."""
 
     fine_tuned: bool = True  # measure every epoch's checkpoint as well
 
     def hyperparameters(self) -> dict[str, Any]:
-        """The hyperparameters of bert_train.py; without fine-tuning, those that count even so."""
-        unused = {"fine_tuned"}
+        """With those of bert_train.py's default, in whose place a result has its training's."""
+        settings = {**self.default_training.hyperparameters(), **super().hyperparameters()}
+        del settings["fine_tuned"]
+        return settings if self.fine_tuned else before_tuning(settings)
+
+    @property
+    def default_training(self) -> bert_train.Config:
+        """As bert_train.py trains by default what is measured."""
+        names = (field.name for field in dataclasses.fields(bert_train.EncoderConfig))
+        return cli.preset(bert_train, **{name: getattr(self, name) for name in names})
+
+    def training(self, task: str) -> bert_train.Config:
+        """How a task was trained; its own alone, for each may have been trained otherwise."""
+        folder = self.task_data[self.tasks.index(task)] if self.task_data else None
+        own = {"model": self.model, "tasks": (task,), "task_data": (folder,) if folder else ()}
         if not self.fine_tuned:
-            # the toy BERT is pre-trained with some of them
-            unused = FINE_TUNING if self.model != toy_bert.NAME else set()
-        return {k: v for k, v in super().hyperparameters().items() if k not in unused}
+            return dataclasses.replace(self.default_training, **own)
+        model = Path(self.model).name
+        wanted = {"model": model, "model_revision": self.model_revision, "task": task}
+        wanted |= {"seeds": self.seeds, "epochs": self.epochs}
+        name = f"{model}-{tasks.data_name(task, folder)}"
+        return checkpoints.training(bert_train, self, name, wanted, **own)
 
 
-QUICK = bert_train.QUICK
+def before_tuning(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that count without fine-tuning; the toy BERT is pre-trained with some of the others."""
+    unused = FINE_TUNING if settings["model"] != toy_bert.NAME else set()
+    return {k: v for k, v in settings.items() if k not in unused} | {"fine_tuned": False}
+
+
+QUICK = {name: bert_train.QUICK[name] for name in ("model", "tasks", "seeds")}
 
 MEASURED_AT_ONCE = 64  # examples; changes no number but by rounding
 PERMUTATIONS = 10  # of the labels of tagged words, together in `type_chance`
@@ -90,7 +113,7 @@ AXES = {
 }
 
 
-def restore(config: Config, texts: Texts, seed: int, epoch: int) -> PreTrainedModel:
+def restore(config: bert_train.Config, texts: Texts, seed: int, epoch: int) -> PreTrainedModel:
     """The model after an epoch.
 
     Raises:
@@ -116,25 +139,22 @@ def restore(config: Config, texts: Texts, seed: int, epoch: int) -> PreTrainedMo
     return model
 
 
-def stage_names(config: Config) -> tuple[str, ...]:
-    return ("initialised", "pre-trained", *(f"epoch {epoch}" for epoch in tuned_epochs(config)))
+def stage_names(epochs: int) -> tuple[str, ...]:
+    return ("initialised", "pre-trained", *(f"epoch {e}" for e in range(1, epochs + 1)))
 
 
-def tuned_epochs(config: Config) -> range:
-    """The epochs whose checkpoints are measured."""
-    return range(1, config.epochs + 1 if config.fine_tuned else 1)
-
-
-def models(config: Config, texts: Texts, seed: int) -> Iterator[PreTrainedModel]:
-    """The model at every stage, one after the other."""
+def models(
+    config: bert_train.Config, texts: Texts, seed: int, epochs: int
+) -> Iterator[PreTrainedModel]:
+    """The model at every stage, one after the other; epochs: how many of fine-tuning."""
     encoder = (config.encoder, texts.labels, texts.task.tagged, seed, config.model_revision)
     yield encoders.build(*encoder, trained=False)
     yield encoders.build(*encoder)
-    for epoch in tuned_epochs(config):
+    for epoch in range(1, epochs + 1):
         yield restore(config, texts, seed, epoch)
 
 
-def batches(config: Config, texts: Texts, split: str) -> tuple[DataLoader, Tensor]:
+def batches(config: bert_train.Config, texts: Texts, split: str) -> tuple[DataLoader, Tensor]:
     """The examples that are sampled of a split, and the classes of its measured rows.
 
     Returns:
@@ -209,7 +229,7 @@ def layer_measures(moments: Mapping[str, Sequence[FeatureMoments]], classes: int
     return arrays | {"held_out_tl": np.array([held_out_linearity(*pair) for pair in pairs])}
 
 
-def run(config: Config, task: str, replicas: Sequence[Replica]) -> Arrays:
+def run(config: bert_train.Config, epochs: int, task: str, replicas: Sequence[Replica]) -> Arrays:
     """Measure every stage with the seed of each replica; name -> (R, stage, …)."""
     encoders.quiet()
     texts = config.load_texts(task)
@@ -219,10 +239,10 @@ def run(config: Config, task: str, replicas: Sequence[Replica]) -> Arrays:
     for replica in replicas:
         measures = []
         description = f"{plan(config, texts).name} seed {replica.seed}"
-        bar = progress_bar(len(stage_names(config)), description)
+        bar = progress_bar(len(stage_names(epochs)), description)
         with bar:
             try:
-                for model in models(config, texts, replica.seed):
+                for model in models(config, texts, replica.seed, epochs):
                     model.eval().to(config.resolved_device, torch.float64)
                     moments = {split: one_pass(model, *parts[split], classes) for split in SPLITS}
                     measures.append(layer_measures(moments, classes))
@@ -237,17 +257,25 @@ def run(config: Config, task: str, replicas: Sequence[Replica]) -> Arrays:
 def main() -> None:
     config = cli.parse(Config, QUICK, __doc__)
     encoders.quiet()
-    every = bert_train.prepare(config)
-    if config.model == toy_bert.NAME and not toy_bert.read_mark(Path(config.encoder)):
-        remedy = checkpoints.remedy("bert_train")
-        raise ResultError(f"no pre-trained {toy_bert.NAME} in {config.encoder}: {remedy}")
-    for task, texts in zip(config.tasks, every, strict=True):
-        result = plan(config, texts, "bert_target_linearity", AXES)
-        with checkpoints.reading([plan(config, texts)] if config.fine_tuned else []):
-            for _, arrays in runs.train(functools.partial(run, config, task), [result]):
+    trainings = {task: config.training(task) for task in config.tasks}
+    every = {task: bert_train.prepare(trained)[0] for task, trained in trainings.items()}
+    tasks.check_distinct(list(every.values()))
+    for trained in trainings.values():
+        if trained.model == toy_bert.NAME and not toy_bert.read_mark(Path(trained.encoder)):
+            remedy = checkpoints.remedy("bert_train")
+            raise ResultError(f"no pre-trained {toy_bert.NAME} in {trained.encoder}: {remedy}")
+    epochs = config.epochs if config.fine_tuned else 0
+    for task, texts in every.items():
+        trained = trainings[task]
+        result = plan(trained, texts, "bert_target_linearity", AXES)
+        if not config.fine_tuned:
+            result = dataclasses.replace(result, settings=before_tuning(result.settings))
+        with checkpoints.reading([plan(trained, texts)] if config.fine_tuned else []):
+            function = functools.partial(run, trained, epochs, task)
+            for _, arrays in runs.train(function, [result]):
                 arrays |= {name: arrays[name][0, 0] for name, axes in AXES.items() if axes == ()}
                 layers = range(-1, arrays["held_out_tl"].shape[-1] - 1)
-                points = {"seed": config.seeds, "stage": stage_names(config), "layer": layers}
+                points = {"seed": config.seeds, "stage": stage_names(epochs), "layer": layers}
                 result.save(arrays | points)
 
 

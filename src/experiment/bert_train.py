@@ -46,8 +46,8 @@ from lab.text.toy_bert import ToyBert
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(cli.Common):
-    """Hyperparameters of Figure 11, the paper's; it had one seed."""
+class EncoderConfig(cli.Common):
+    """What is trained, and then measured."""
 
     # an encoder's name on the Hugging Face hub, its folder, or toy_bert, which is pre-trained here
     model: str = "bert-base-uncased"
@@ -56,13 +56,25 @@ class Config(cli.Common):
     tasks: tuple[str, ...] = cli.each(("sst2", "mnli", "pos", "ner"))
     # folders of the tasks' data in their order, for datasets.load_dataset; none: the hub's data
     task_data: tuple[Path, ...] = cli.each(())
+    # a seed draws the head, batch orders, dropout, and the random initialisation that is measured
+    seeds: tuple[int, ...] = (0, 1, 2)
+    epochs: int = 3  # passes over the training set
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        zero = ("seeds", "weight_decay")
+        cli.check(self, zero=zero, fractions=("warmup",), empty=("task_data",))
+        tasks.check_names(self.tasks, self.task_data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(EncoderConfig):
+    """Hyperparameters of Figure 11, the paper's; it had one seed."""
+
     learning_rate: float = 2e-5  # rate of AdamW after the warm-up; it then falls linearly to zero
     warmup: float = 0.1  # share of the steps in which the rate rises
     weight_decay: float = 0.01  # weight decay of AdamW, except of biases and normalisations
     clip: float = 1.0  # norm that gradients are clipped to
-    # a seed draws the head, batch orders, dropout, and the random initialisation that is measured
-    seeds: tuple[int, ...] = (0, 1, 2)
-    epochs: int = 3  # passes over the training set
     batch_size: int = 32  # examples a step, of all devices together
     max_length: int = 128  # tokens that an example is cut to
     train_examples: int | None = None  # training examples, drawn at random; None: all
@@ -72,11 +84,8 @@ class Config(cli.Common):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        zero = ("seeds", "weight_decay")
-        cli.check(self, zero=zero, fractions=("warmup",), empty=("task_data",))
         if self.max_length < 8:
             raise ConfigError(f"max_length must be 8 or more, not {self.max_length}")
-        tasks.check_names(self.tasks, self.task_data)
 
     def hyperparameters(self) -> dict[str, Any]:
         """Options of the toy BERT shape no other model."""

@@ -5,16 +5,15 @@ Claim: the lower β, the higher Target Linearity, and the closer to linear the i
     python src/experiment/vae_target_linearity.py --datasets mnist
     python src/experiment/vae_target_linearity.py --scale quick
 
-It reads the checkpoints that vae_train.py leaves, and takes the same options. Features H are the
-means μ of training images, targets Y their pixels. Interpolation decodes α μ₁ + (1 − α) μ₂ and
-compares it with α x₁ + (1 − α) x₂. Both sides of Proposition 3 are measured at the best epochs;
-what of it needs no autoencoder is in vae_ceiling.py.
+It reads the checkpoints that vae_train.py leaves, and how they were trained in its results.
+Features H are the means μ of training images, targets Y their pixels. Interpolation decodes
+α μ₁ + (1 − α) μ₂ and compares it with α x₁ + (1 − α) x₂. Both sides of Proposition 3 are measured
+at the best epochs; what of it needs no autoencoder is in vae_ceiling.py.
 
 Results: results/SCALE/vae_target_linearity/DATASET-DIGEST.npz, arrays as in AXES. Images are
 uint8, 255 for a pixel of one.
 """
 
-import dataclasses
 import functools
 import itertools
 import sys
@@ -39,7 +38,7 @@ from experiment import vae_train
 from experiment.vae_train import ENDS
 from lab import checkpoints, cli, files, memory, results, runs
 from lab.data import Images
-from lab.errors import ConfigError
+from lab.errors import ConfigError, ResultError
 from lab.models import VAE
 from lab.replicas import Replica, generator, progress_bar
 from lab.results import Arrays
@@ -51,11 +50,14 @@ SHARES = (0.1, 0.25, 0.5)  # α of Proposition 3, the last of them ½
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(vae_train.Config):
-    """The options of vae_train.py, and the paper's of the figures."""
+class Config(cli.Common):
+    """What is measured of the autoencoders, and the paper's settings of the figures."""
 
+    # mnist, svhn, cifar10, cifar100, digits, or paths of .npz files
+    datasets: tuple[str, ...] = cli.each(vae_train.Config.datasets)
     # weights of the Kullback–Leibler divergence; one result holds all of them
     betas: tuple[float, ...] = vae_train.Config.betas
+    seeds: tuple[int, ...] = vae_train.Config.seeds  # of the training
     steps: int = 10  # points α of an interpolation, from 0 to 1
     # pairs of test images, drawn at random, over which interpolation errors are means
     pairs: int = 1000
@@ -65,22 +67,24 @@ class Config(vae_train.Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        cli.check(self, zero=("seeds",))
+        cli.check_datasets(self.datasets)
         if self.steps < 2:
             raise ConfigError(f"steps must be 2 or more, not {self.steps}")
         if self.shown_beta not in self.betas:
             raise ConfigError(f"shown_beta must be one of betas, not {self.shown_beta}")
 
     def hyperparameters(self) -> dict[str, Any]:
-        return super().hyperparameters() | {"shown_epochs": SHOWN_EPOCHS}
-
-    def plan_training(self, images: Images) -> dict[float, Run]:
-        """β -> the run of vae_train.py whose checkpoints are measured."""
-        names = (field.name for field in dataclasses.fields(vae_train.Config))
-        config = vae_train.Config(**{name: getattr(self, name) for name in names})
-        return vae_train.plan(config, images)
+        """With those of vae_train.py's default, in whose place a result has its training's."""
+        trained = cli.preset(vae_train, self.scale).hyperparameters()
+        return {**trained, **super().hyperparameters(), "shown_epochs": SHOWN_EPOCHS}
 
 
-QUICK: dict[str, Any] = {**vae_train.QUICK, "pairs": 200}
+QUICK: dict[str, Any] = {
+    "datasets": vae_train.QUICK["datasets"],
+    "betas": vae_train.QUICK["betas"],
+    "pairs": 200,
+}
 
 _EPOCH = ("beta", "seed", "epoch")
 _IMAGE = ("channel", "row", "column")
@@ -108,6 +112,26 @@ AXES = {
     "reconstructions": ("beta", "image", *_IMAGE),  # the first seed's, at its best epoch
     **{name: (name,) for name in ("beta", "seed", "epoch", "shown_epoch", "lambda", "share")},
 }
+
+
+def find_training(config: Config, images: Images) -> vae_train.Config:
+    """How the autoencoders of these images were trained, all of them alike."""
+    own = {"datasets": config.datasets, "betas": config.betas}
+    every = []
+    for beta in config.betas:
+        name, wanted = vae_train.result_name(images, beta), {"beta": beta, "seeds": config.seeds}
+        every.append(checkpoints.training(vae_train, config, name, wanted, **own))
+    if any(training != every[0] for training in every):
+        raise ResultError(f"{images.name}: some β were trained otherwise: measure them apart")
+    return every[0]
+
+
+def plan(config: Config, training: vae_train.Config, images: Images) -> Run:
+    """The result of one data set."""
+    grid = itertools.product(config.betas, config.seeds)
+    replicas = tuple(Replica(seed, settings={"beta": beta}) for beta, seed in grid)
+    settings = {**config.hyperparameters(), **training.hyperparameters(), "dataset": images.name}
+    return Run(config, "vae_target_linearity", images.name, settings, images, AXES, replicas)
 
 
 def mix(first: Tensor, second: Tensor, steps: int) -> Tensor:
@@ -205,13 +229,14 @@ def mixture_measures(model: VAE, x: Tensor) -> dict[str, float | np.ndarray]:
     }
 
 
-def run(config: Config, dataset: str, replicas: Sequence[Replica]) -> Arrays:
+def run(
+    config: Config, training: vae_train.Config, dataset: str, replicas: Sequence[Replica]
+) -> Arrays:
     """Measure every checkpoint of the replicas; name -> (R, epoch), of the best epoch (R, …)."""
     images = vae_train.load_images(config, dataset)
-    config = config.with_epochs(images.name)
-    trained = config.plan_training(images)
-    model = vae_train.build(config, images, replicas[:1])
-    x = images.scale(vae_train.measured_images(config, images))
+    trained = vae_train.plan(training, images)
+    model = vae_train.build(training, images, replicas[:1])
+    x = images.scale(vae_train.measured_images(training, images))
     pixels = images.x_train[0].numel()
     memory.check("the pairs' images", 2 * config.pairs * pixels)
     at_once = min(config.pairs, PAIRS_AT_ONCE)
@@ -223,8 +248,8 @@ def run(config: Config, dataset: str, replicas: Sequence[Replica]) -> Arrays:
     for replica in replicas:
         beta, seed = replica.settings["beta"], replica.seed
         diverged = checkpoints.divergence(trained[beta], seed)
-        with progress_bar(config.epochs + 1, f"{images.name} β {beta} seed {seed}") as bar:
-            for epoch in range(config.epochs + 1):
+        with progress_bar(training.epochs + 1, f"{images.name} β {beta} seed {seed}") as bar:
+            for epoch in range(training.epochs + 1):
                 if diverged is not None and epoch == diverged.epoch:
                     diverged.arrays = runs.stack(rows) if rows else {}
                     raise diverged
@@ -234,26 +259,25 @@ def run(config: Config, dataset: str, replicas: Sequence[Replica]) -> Arrays:
         epoch = restore(model, trained[beta], seed, "best")
         best.append({"best_epoch": epoch} | mixture_measures(model, x[: config.mixed]))
     measures = {name: np.array([row[name] for row in rows]) for name in rows[0]}
-    measures = runs.unflatten(measures, len(replicas), config.epochs + 1)
+    measures = runs.unflatten(measures, len(replicas), training.epochs + 1)
     return measures | {name: np.array([row[name] for row in best]) for name in best[0]}
 
 
 @torch.no_grad()
-def show(config: Config, images: Images) -> Arrays:
+def show(config: Config, training: vae_train.Config, images: Images) -> Arrays:
     """What the figures show of the first seed, of those that did not diverge.
 
     Interpolations, originals and reconstructions.
     """
-    config = config.with_epochs(images.name)
-    trained = config.plan_training(images)
+    trained = vae_train.plan(training, images)
     whole = (
         seed
         for seed in config.seeds
         if not any(checkpoints.divergence(run, seed) for run in trained.values())
     )
     seed = next(whole, config.seeds[0])
-    model = vae_train.build(config, images, [Replica(seed)])
-    shown = np.linspace(0, config.epochs, min(SHOWN_EPOCHS, config.epochs + 1))
+    model = vae_train.build(training, images, [Replica(seed)])
+    shown = np.linspace(0, training.epochs, min(SHOWN_EPOCHS, training.epochs + 1))
     shown = shown.round().astype(int)
     models = {
         "by_epoch": [(config.shown_beta, int(epoch)) for epoch in shown],
@@ -282,9 +306,9 @@ def show(config: Config, images: Images) -> Arrays:
     return arrays
 
 
-def variance_around_own_mean(config: Config, images: Images) -> float:
+def variance_around_own_mean(training: vae_train.Config, images: Images) -> float:
     """Of the pixels, see AXES."""
-    pixels = images.scale(vae_train.measured_images(config, images)).flatten(1).double()
+    pixels = images.scale(vae_train.measured_images(training, images)).flatten(1).double()
     pixels -= pixels.mean(0)
     own = pixels - pixels.mean(1, keepdim=True)
     return float(own.square().sum() / pixels.square().sum())
@@ -293,23 +317,23 @@ def variance_around_own_mean(config: Config, images: Images) -> float:
 def main() -> None:
     config = cli.parse(Config, QUICK, __doc__)
     cli.prepare(config)
-    for dataset in config.datasets:  # whether the figures can be drawn of it, before any work
-        vae_train.check_classes(vae_train.load_images(config, dataset))
-    grid = itertools.product(config.betas, config.seeds)
-    replicas = tuple(Replica(seed, settings={"beta": beta}) for beta, seed in grid)
-    for dataset in config.datasets:
-        images = vae_train.load_images(config, dataset)
-        resolved = config.with_epochs(images.name)
-        settings = {"dataset": images.name, **resolved.hyperparameters()}
-        result = Run(config, "vae_target_linearity", images.name, settings, images, AXES, replicas)
-        with checkpoints.reading(config.plan_training(images).values()):
-            for _, arrays in runs.train(functools.partial(run, config, dataset), [result]):
+    every = {dataset: vae_train.load_images(config, dataset) for dataset in config.datasets}
+    for images in every.values():  # whether the figures can be drawn of it, before any work
+        vae_train.check_classes(images)
+    trainings = {dataset: find_training(config, images) for dataset, images in every.items()}
+    for dataset, images in every.items():
+        training = trainings[dataset]
+        result = plan(config, training, images)
+        with checkpoints.reading(vae_train.plan(training, images).values()):
+            function = functools.partial(run, config, training, dataset)
+            for _, arrays in runs.train(function, [result]):
                 arrays = runs.unflatten(arrays, len(config.betas), len(config.seeds))
-                arrays["variance_around_own_mean"] = variance_around_own_mean(config, images)
-                points = {"epoch": range(resolved.epochs + 1)}
+                arrays["variance_around_own_mean"] = variance_around_own_mean(training, images)
+                points = {"epoch": range(training.epochs + 1)}
                 points |= {"lambda": np.linspace(0, 1, config.steps), "share": SHARES}
                 replica_points = {"beta": config.betas, "seed": config.seeds}
-                result.save(arrays | show(config, images) | replica_points | points)
+                shown = show(config, training, images)
+                result.save(arrays | shown | replica_points | points)
 
 
 if __name__ == "__main__":

@@ -118,6 +118,10 @@ def check_classes(images: Images) -> None:
             raise DataError(f"{images.name}: {reason}")
 
 
+def result_name(images: Images, beta: float) -> str:
+    return f"{images.name}-beta{beta!r}"
+
+
 def plan(config: Config, images: Images) -> dict[float, Run]:
     """β -> its run, whose checkpoints vae_target_linearity.py reads."""
     config = config.with_epochs(images.name)
@@ -125,7 +129,7 @@ def plan(config: Config, images: Images) -> dict[float, Run]:
     options = {"lr": config.learning_rate}
     planned = {}
     for beta in config.betas:
-        name = f"{images.name}-beta{beta!r}"
+        name = result_name(images, beta)
         settings = {"dataset": images.name, "beta": beta, **fixed}
         replicas = tuple(Replica(seed, options, {"beta": beta}) for seed in config.seeds)
         planned[beta] = Run(

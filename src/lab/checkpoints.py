@@ -4,18 +4,21 @@ Those of a result RESULT.npz are RESULT/seedS/checkpoint-N, N an epoch or, of tr
 a step. Each says what it was made from and which it is, and carries a digest of its content.
 """
 
+import dataclasses
 import hashlib
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lab import files, results
+from lab.cli import Common
 from lab.errors import Diverged, ResultError
 from lab.results import plain
 from lab.runs import Run
@@ -47,6 +50,37 @@ def mismatch(said: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
     """How a checkpoint was made from something else, in words that go on from its path."""
     unlike = [key for key, value in wanted.items() if said.get(key) != value]
     return f"was made with another {' and '.join(unlike)}" if unlike else None
+
+
+def training(
+    script: ModuleType, config: Common, name: str, wanted: Mapping[str, Any], **own: Any
+) -> Any:
+    """The configuration that another script trained with, as its result says.
+
+    Args:
+        script: it, of src/experiment.
+        config: says where results are, and how to run.
+        name: of the result.
+        wanted: settings that select it among those of the name.
+        own: fields that do not stand in it.
+
+    Raises:
+        ResultError: there is none, or there are several.
+    """
+    place, default = script.__name__.rpartition(".")[2], script.Config()
+    every = results.find(config.results, config.scale, place, wanted, default.earlier)
+    found = next((result for result in every if result.name == name), None)
+    if found is None:
+        settings = ", ".join(f"{key} {value}" for key, value in plain(wanted).items())
+        where = f"{name} of {settings} in {config.results / config.scale / place}"
+        raise ResultError(f"no result {where}: run src/experiment/{place}.py")
+    fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(Common)}
+    for key, value in {**default.earlier, **found.config, **own}.items():
+        if key in default.__dataclass_fields__:
+            kind = type(getattr(default, key))  # JSON has no tuples, nor dataclasses
+            value = kind(**value) if isinstance(value, dict) else value
+            fields[key] = tuple(value) if isinstance(value, list) else value
+    return script.Config(**fields)
 
 
 def check_identity(

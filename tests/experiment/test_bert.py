@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from experiment import bert_target_linearity, bert_train
-from experiment.bert_target_linearity import Config
+from experiment.bert_train import Config
 from lab import checkpoints, cli, cpu, results
 from lab.replicas import generator
 from lab.results import Arrays, Result
@@ -62,13 +62,16 @@ def words(fields: dict[str, Any], prefix: str = "--") -> Iterator[str]:
             yield from (flag, *map(str, value if isinstance(value, tuple) else (value,)))
 
 
-COMMAND = ("--scale", "quick", *words(TINY))
+def command(script: ModuleType) -> list[str]:
+    """The command line of a tiny run of a script."""
+    own = {k: v for k, v in TINY.items() if k in script.Config.__dataclass_fields__}
+    return ["--scale", "quick", *words(own)]
 
 
 def call(script: ModuleType, *more: object) -> int:
     """Run a script's main in this process; returns the exit status."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(sys, "argv", [script.__file__, *COMMAND, *map(str, more)])
+        monkeypatch.setattr(sys, "argv", [script.__file__, *command(script), *map(str, more)])
         try:
             cli.run(script.main)
         except SystemExit as stop:
@@ -78,11 +81,11 @@ def call(script: ModuleType, *more: object) -> int:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Config:
-    """Both scripts' results of both tasks exist; the configuration that made them."""
+    """Both scripts' results of both tasks exist; the configuration that was trained with."""
     root = tmp_path_factory.mktemp("finished")
     for script in SCRIPTS:
         assert call(script, "--results", root) == 0
-    return cli.preset(bert_target_linearity, "quick", **TINY, results=root)
+    return cli.preset(bert_train, "quick", **TINY, results=root)
 
 
 @pytest.fixture
@@ -240,12 +243,15 @@ class TestTargetLinearity:
         assert (tl[0, [0, 2, 3]] != tl[1, [0, 2, 3]]).all()
 
     def test_without_fine_tuning_needs_no_checkpoint_and_is_a_result_of_its_own(
-        self, finished, alone
+        self, finished, alone, monkeypatch
     ):
+        for name in ("max_length", "samples", "toy"):
+            monkeypatch.setitem(bert_train.QUICK, name, TINY[name])
         more = ("--tasks", SENTENCE, "--seeds", 0, "--results", alone.results)
         assert call(bert_target_linearity, "--no-fine-tuned", *more) == 0
-        config = dataclasses.replace(alone, fine_tuned=False)
-        few, every = (result(c, bert_target_linearity, SENTENCE) for c in (config, finished))
+        (path,) = (alone.results / "quick" / "bert_target_linearity").glob("*.npz")
+        few, every = results.read(path), result(finished, bert_target_linearity, SENTENCE)
+        assert few.config["fine_tuned"] is False
         assert few["stage"].tolist() == ["initialised", "pre-trained"]
         for name in ("train_tl", "held_out_tl", "train_chance"):
             np.testing.assert_array_equal(few[name][0], every[name][0, :2])
@@ -253,14 +259,14 @@ class TestTargetLinearity:
         assert "fine_tuned" not in every.config
 
     def test_without_fine_tuning_does_not_depend_on_its_options(self, own):
-        words = (*COMMAND, *own, "--no-fine-tuned")
-        plans = []
+        settings = []
         for rate in ("0.1", "0.2"):
-            argv = (*words, "--learning-rate", rate)
+            argv = [*command(bert_train), *own, "--learning-rate", rate]
             config = cli.parse(Config, bert_train.QUICK, argv=argv)
-            plans.append(bert_train.plan(config, config.load_texts("mood")))
-        assert plans[0].path == plans[1].path
-        assert not bert_target_linearity.FINE_TUNING & plans[0].settings.keys()
+            trained = bert_train.plan(config, config.load_texts("mood")).settings
+            settings.append(bert_target_linearity.before_tuning(trained))
+        assert settings[0] == settings[1]
+        assert not bert_target_linearity.FINE_TUNING & settings[0].keys()
 
 
 class TestFineTuning:
@@ -418,7 +424,7 @@ class TestOwnModelAndData:
         assert len(threads) == 1 + 2 * 3  # training; both splits at every stage
 
     def test_other_weights_under_the_same_name_are_another_result(self, own, tmp_path):
-        config = cli.parse(Config, bert_train.QUICK, argv=(*COMMAND, *own))
+        config = cli.parse(Config, bert_train.QUICK, argv=[*command(bert_train), *own])
         texts = config.load_texts("mood")
         before = folder(config, texts)
         model = AutoModelForSequenceClassification.from_pretrained(config.model)
@@ -482,9 +488,12 @@ class TestWrongCommands:
         slow = ("--model", own[1], "--tasks", WORD)
         assert "not a fast one" in refusal(bert_train, slow)
 
-    def test_of_a_measurement_before_pre_training(self, refusal):
-        line = refusal(bert_target_linearity, ())
-        assert "no pre-trained toy_bert in " in line
+    @pytest.mark.parametrize(
+        ("more", "lacking"), [((), "no result "), (("--no-fine-tuned",), "no pre-trained ")]
+    )
+    def test_of_a_measurement_before_training(self, more, lacking, refusal):
+        line = refusal(bert_target_linearity, more)
+        assert f"{lacking}toy_bert" in line
         assert "run src/experiment/bert_train.py" in line
 
 
@@ -564,7 +573,7 @@ def test_two_processes_of_torchrun_make_what_one_makes(alone, capfd):
     try:
         places = ("--results", str(config.results))
         processes = ["--standalone", "--nproc-per-node", "2"]
-        torchrun([*processes, bert_train.__file__, *COMMAND, *more, *places])
+        torchrun([*processes, bert_train.__file__, *command(bert_train), *more, *places])
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

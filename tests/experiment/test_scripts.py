@@ -27,13 +27,14 @@ import pytest
 
 import kill_harness
 from experiment import target_linearity
-from lab import cli, data, provenance, results, runs
+from lab import checkpoints, cli, data, provenance, results, runs
 from lab.results import Result
 from lab.runs import Run
 from lab.text import encoders, toy_bert, toy_language
 from tiny import (
     SCRIPTS,
     SOURCE,
+    TINY,
     assert_same_bits,
     assert_same_models,
     command,
@@ -103,6 +104,12 @@ def error_line(ended: Ended) -> str:
     return ended.err
 
 
+def trained(script: ModuleType, config: Any, _: str, wanted: dict, **own: Any) -> Any:
+    """As checkpoints.training, of a tiny training that has made no result."""
+    common = cli.Common.__dataclass_fields__.keys() - {"scale"}
+    return tiny(script, **{field: getattr(config, field) for field in common} | wanted | own)
+
+
 def plan(config: Any) -> list[Run]:
     """The runs that a script would make; nothing is trained."""
     script, planned = sys.modules[type(config).__module__], []
@@ -113,6 +120,7 @@ def plan(config: Any) -> list[Run]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cli, "parse", lambda *_: config)
+        patch.setattr(checkpoints, "training", trained)
         patch.setattr(runs, "train", train)
         # any encoder's name and length will do, without the hub; the toy one need not be there
         patch.setattr(encoders, "fingerprint", lambda model, _: f"weights of {model}")
@@ -198,8 +206,8 @@ class TestARun:
         for plural in ("seeds", "betas", "rates"):
             if isinstance(values := getattr(config, plural, None), tuple):
                 known[plural[:-1]] = len(values)
-        if hasattr(config, "epochs"):
-            known["epoch"] = config.epochs + 1
+        if any("epoch" in axes for axes in script.AXES.values()):
+            known["epoch"] = TINY["epochs"] + 1
         for result in finished.results.values():
             assert result.meta["axes"] == results.plain(script.AXES)
             sizes = dict(known)
@@ -217,12 +225,14 @@ class TestARun:
                 points, values = result[axis].tolist(), getattr(config, f"{axis}s", None)
                 assert len(set(points)) == len(points), axis
                 if axis == "epoch":
-                    assert points == list(range(config.epochs + 1))
+                    assert points == list(range(TINY["epochs"] + 1))
                 elif isinstance(values, tuple):
                     assert points == list(values), axis
 
     def test_records_what_it_was_told_and_the_data(self, script, finished):
-        told = results.plain(finished.config.hyperparameters())
+        config = finished.config
+        names = config.hyperparameters().keys() & config.__dataclass_fields__.keys()
+        told = results.plain({name: getattr(config, name) for name in names})
         for result in finished.results.values():
             assert told.items() <= result.config.items()
             if takes_data(script):

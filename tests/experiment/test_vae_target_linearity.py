@@ -1,5 +1,7 @@
 """Figures 5 and 10, measuring: against least squares, plain networks, and what is known by hand."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ import oracles
 from cases import draw
 from core.linearity import surrogate
 from experiment import vae_ceiling, vae_target_linearity, vae_train
-from lab import results, runs
+from lab import cli, results, runs
 from lab.errors import ConfigError, DataError, ResultError
 from planted_vae import (
     BETAS,
@@ -19,6 +21,7 @@ from planted_vae import (
     LATENT,
     PAIRS,
     REPLICAS,
+    SAMPLES,
     SEEDS,
     SHAPE,
     STEPS,
@@ -39,13 +42,13 @@ def trained(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def measures(trained):
-    arrays = vae_target_linearity.run(trained.config, trained.dataset, REPLICAS)
+    arrays = vae_target_linearity.run(*trained.configs, trained.dataset, REPLICAS)
     return runs.unflatten(arrays, len(BETAS), len(SEEDS))
 
 
 @pytest.fixture(scope="module")
 def shown(trained):
-    return vae_target_linearity.show(trained.config, trained.images)
+    return vae_target_linearity.show(*trained.configs, trained.images)
 
 
 class Handmade:
@@ -166,7 +169,7 @@ def test_proposition_3_has_its_left_side_at_every_share(trained, measures):
 def test_proposition_3_of_principal_components_equals_a_loop_over_pairs(trained):
     x = trained.measured.flatten(1).double().numpy()
     z = PCA(LATENT).fit_transform(x)
-    sizes = {"components": LATENT, "samples": trained.config.samples, "mixed": 40}
+    sizes = {"components": LATENT, "samples": SAMPLES, "mixed": 40}
     config = vae_ceiling.Config(**sizes)
     measured = vae_ceiling.run(config, trained.dataset, REPLICAS[:1])
     few, z = x[:40], z[:40]
@@ -188,7 +191,7 @@ def test_proposition_3_holds_for_the_least_squares_map_and_may_fail_for_the_deco
 
 
 def test_pairs_are_the_same_for_every_model_and_run(trained, measures):
-    again = vae_target_linearity.run(trained.config, trained.dataset, REPLICAS[3:4])
+    again = vae_target_linearity.run(*trained.configs, trained.dataset, REPLICAS[3:4])
     b, s = GRID[3]
     for name, values in again.items():
         np.testing.assert_array_equal(values[0], measures[name][b, s], err_msg=name)
@@ -203,7 +206,7 @@ def test_variance_around_own_mean_equals_a_loop_over_images(trained):
     rows = trained.measured.flatten(1).double().numpy()
     centred = rows - rows.mean(0)
     own = sum(((row - row.mean()) ** 2).sum() for row in centred)
-    share = vae_target_linearity.variance_around_own_mean(trained.config, trained.images)
+    share = vae_target_linearity.variance_around_own_mean(trained.train_config, trained.images)
     assert share == pytest.approx(own / (centred**2).sum(), rel=1e-6)  # pixels are float32
     assert 0.5 < share < 1
 
@@ -213,7 +216,7 @@ def test_the_ceiling_is_what_as_many_principal_components_reach_as_there_are_lat
 ):
     pixels = trained.measured.flatten(1).double()
     components = PCA(LATENT).fit_transform(pixels.numpy())
-    config = vae_ceiling.Config(components=LATENT, samples=trained.config.samples)
+    config = vae_ceiling.Config(components=LATENT, samples=SAMPLES)
     ceiling = vae_ceiling.run(config, trained.dataset, REPLICAS[:1])["ceiling_tl"][0]
     expected = [oracles.least_squares(torch.tensor(components[:, :k]), pixels) for k in (1, LATENT)]
     assert ceiling[[0, -1]] == pytest.approx(expected)
@@ -255,7 +258,7 @@ def test_the_shown_interpolations_go_between_the_papers_digits(trained, shown):
 
 def test_fewer_shown_epochs_are_the_first_the_last_and_even_ones_between(trained, monkeypatch):
     monkeypatch.setattr(vae_target_linearity, "SHOWN_EPOCHS", 2)
-    few = vae_target_linearity.show(trained.config, trained.images)
+    few = vae_target_linearity.show(*trained.configs, trained.images)
     assert few["shown_epoch"].tolist() == [0, EPOCHS]
 
 
@@ -275,13 +278,12 @@ def test_checkpoints_that_cannot_be_used_are_named_with_the_remedy(monkeypatch, 
     def run(module, *words):
         run_script(monkeypatch, module, tmp_path, "--datasets", path, *words)
 
-    with pytest.raises(ResultError, match=r"no checkpoint .*run src/experiment/vae_train\.py"):
+    none = r"no result planted-beta0\.1 of beta 0\.1, seeds \[0, 3\] in .*run src/experiment/vae_t"
+    with pytest.raises(ResultError, match=none):
         run(vae_target_linearity)
     assert set(files(tmp_path)) == {path}
     run(vae_train)
     whole = files(tmp_path)
-    with pytest.raises(ResultError, match="no checkpoint"):
-        run(vae_target_linearity, "--batch-size", 5)
     spoilt, missing = sorted(path for path in whole if path.match("*-beta1.0-*/*/checkpoint-1.pt"))
     spoilt.write_text("not a checkpoint")
     missing.unlink()
@@ -298,6 +300,34 @@ def test_checkpoints_that_cannot_be_used_are_named_with_the_remedy(monkeypatch, 
     assert all(after[path] == content for path, content in whole.items() if path.suffix == ".pt")
 
 
+def test_how_it_was_trained_stands_in_the_result_of_training(monkeypatch, tmp_path):
+    """Whatever that was: its name and settings hold all of it; what is not one training is none."""
+    path = write_data(tmp_path / "planted.npz")
+
+    def run(module, *words):
+        run_script(monkeypatch, module, tmp_path, "--datasets", path, *words)
+
+    def measured():
+        found = (tmp_path / "results" / "paper" / "vae_target_linearity").glob("*.npz")
+        return [results.read(file).config for file in found]
+
+    unlike = {"batch_size": 5, "learning_rate": 0.5, "samples": 17}
+    words = (f"--{name.replace('_', '-')}={value}" for name, value in unlike.items())
+    run(vae_train, *words)
+    run(vae_target_linearity)
+    (config,) = measured()
+    assert config.items() >= (unlike | {"epochs": 1, "hidden": 4, "latent": 2}).items()
+    run(vae_train, "--betas=1")
+    with pytest.raises(ResultError, match="say which one by its batch_size"):
+        run(vae_target_linearity)
+    for file in (tmp_path / "results" / "paper" / "vae_train").glob("planted-beta1.0-*.npz"):
+        if results.read(file).config["batch_size"] == 5:
+            file.unlink()
+    with pytest.raises(ResultError, match="planted: some β were trained otherwise"):
+        run(vae_target_linearity)
+    assert len(measured()) == 1
+
+
 def test_images_without_the_classes_that_are_shown_are_refused(monkeypatch, tmp_path):
     path = write_data(tmp_path / "three.npz", classes=3)
     with pytest.raises(DataError, match="three: no test image of class 8"):
@@ -308,3 +338,13 @@ def test_images_without_the_classes_that_are_shown_are_refused(monkeypatch, tmp_
 def test_interpolations_that_cannot_be_shown_are_refused(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         vae_target_linearity.Config(**wrong)
+
+
+def test_what_is_measured_of_committed_trainings_keeps_its_name():
+    paths = sorted((cli.ROOT / "results" / "paper" / "vae_target_linearity").glob("*.npz"))
+    for path in paths:
+        measured = results.read(path)
+        images, config = SimpleNamespace(name=measured.label), vae_target_linearity.Config()
+        training = vae_target_linearity.find_training(config, images)
+        assert vae_target_linearity.plan(config, training, images).path == path
+    assert paths

@@ -4,7 +4,7 @@ import contextlib
 import os
 import pickle
 import stat
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from lab import checkpoints, results, runs
+from lab import checkpoints, cli, results, runs
 from lab.cli import Common
 from lab.errors import ResultError
 from lab.models import MLP, VAE
@@ -263,3 +263,37 @@ def test_how_training_diverged_is_told_to_those_who_measure(tmp_path):
         str(diverged)
         == "mine-beta0.5 seed 1: training diverged in epoch 4; lower the learning rate"
     )
+
+
+@dataclass(frozen=True)
+class Sizes:
+    width: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(Common):
+    """What a script trains with; its results of before do not say how deep."""
+
+    model: str = "mine"
+    seeds: tuple[int, ...] = (0, 1)
+    depth: int = cli.added(6, earlier=4)
+    sizes: Sizes = field(default_factory=lambda: Sizes(1))
+
+
+def test_a_training_is_what_its_result_says(tmp_path):
+    script = SimpleNamespace(__name__="experiment.mine_train", Config=Training)
+    trained = Training(results=tmp_path, seeds=(5, 7), depth=4, sizes=Sizes(9))
+    settings = {**trained.hyperparameters(), "model": "folder", "weights": "0123"}
+    assert settings.pop("depth") == 4
+    run = Run(trained, "mine_train", "mine", settings, DATA, {}, ())
+    run.save({runs.SECONDS: np.zeros(1)})
+
+    def find(name, **wanted):
+        own = {"model": "a/folder"}
+        return checkpoints.training(script, Common(results=tmp_path), name, wanted, **own)
+
+    assert find("mine", seeds=(5, 7)) == replace(trained, model="a/folder")
+    for name, seeds in (("mine", (5,)), ("other", (5, 7))):
+        with pytest.raises(ResultError, match=rf"^no result {name} .*/mine_train: run src/") as no:
+            find(name, seeds=seeds)
+        assert "\n" not in str(no.value)

@@ -105,6 +105,11 @@ def check_names(names: Sequence[str], folders: Sequence[Path]) -> None:
             raise DataError(f"unknown task {name!r}: one of {known}, or any name with a folder")
 
 
+def data_name(name: str, folder: Path | None) -> str:
+    """The name of a task's data, in results."""
+    return name if folder is None else folder.resolve().name
+
+
 def check_distinct(every: Sequence[Texts]) -> None:
     """Raise ConfigError where two results would share a name."""
     names = [texts.name for texts in every]
@@ -138,7 +143,7 @@ def _load(name: str, folder: Path | None, examples: int) -> Texts:
         rows = toy_language.examples(kind, examples, math.ceil(examples / 2))
         splits = (Dataset.from_list(split) for split in rows)
         return Texts(name, TASKS[name], *splits, toy_language.LABELS[kind])
-    label = name if folder is None else folder.resolve().name
+    label = data_name(name, folder)
     parts = _read(name, folder)
     task = TASKS.get(name) or _infer_task(name, label, parts)
     validation = task.validation if task.validation in parts else "validation"

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from experiment import bert_target_linearity
+from experiment import bert_target_linearity, bert_train
 from lab.text import encoders, fine_tuning, tasks, toy_language
 from report.speed.entries import Row
 from report.speed.timing import in_turn
@@ -31,7 +31,7 @@ def text_rows(examples: int, repeats: int, device: str) -> list[Row]:
     """Sentences of a toy language as here, and all padded to the paper's 128 tokens."""
     encoders.quiet()
     tokenizer, task = toy_language.tokenizer(), tasks.TASKS["toy_sst2"]
-    preset = bert_target_linearity.Config(device=device)
+    preset = bert_train.Config(device=device)
     sentences = tasks.load(task.name, examples=examples).train
     rows = encoders.encode(task, sentences, tokenizer, preset.max_length)
     model = bert(vocab_size=len(tokenizer), max_position_embeddings=preset.max_length).to(device)
