@@ -271,7 +271,7 @@ def finish(subject: Subject, folder: Path, tally: Tally) -> None:
 
 def harass(config: Config, root: Path, tell: Callable[[str], object] = print) -> Tally:
     """Kill as often as asked, each experiment in turn."""
-    rng, tally = random.Random(config.seed), Tally(tell)
+    rng, tally, ways = random.Random(config.seed), Tally(tell), list[str]()
     tiny.write_data(root / "tiny.npz")
     wanted = config.experiments or tuple(tiny.NAMES)
     subjects = {
@@ -289,7 +289,8 @@ def harass(config: Config, root: Path, tell: Callable[[str], object] = print) ->
             subject.prepare(folder)
             for _ in range(3):
                 if tally.counts["kills"] < config.kills:
-                    strike(subject, folder, rng.choice(config.ways), rng, tally)
+                    ways = ways or rng.sample(config.ways, len(config.ways))  # each comes in turn
+                    strike(subject, folder, ways.pop(), rng, tally)
             finish(subject, folder, tally)
             tell(f"{tally} ({name})")
             if tally.counts["kills"] >= config.kills:
