@@ -85,7 +85,8 @@ def check(
         is_plain = not isinstance(module, nn.ConvTranspose2d) and getattr(module, "groups", 1) == 1
         if is_plain and row.name != tied:
             expected = cosine_vc(module, truth[module][1])
-            assert row.cosine_vc == pytest.approx(expected, rel=1e-6, abs=1e-9), row.name
+            # a cosine; T5 takes its softmax in float32
+            assert row.cosine_vc == pytest.approx(expected, rel=1e-6, abs=1e-6), row.name
     return {row.name: truth[modules[row.name]][0] for row in table}
 
 

@@ -24,7 +24,10 @@ def random_images(seed=0):
 IMAGES = random_images()
 
 
-def build(seeds=range(REPLICAS)):
+SEEDS = range(REPLICAS)
+
+
+def build(seeds=SEEDS):
     """Networks in float64 with hidden layers of several widths; one unit is always 0, one 0.1."""
     draws = generators([Replica(seed) for seed in seeds], "weights")
     model = MLP((12, *WIDTHS, CLASSES), draws).double()

@@ -11,7 +11,10 @@ SHAPE, CLASSES, REPLICAS = (2, 9, 8), 4, 3
 KINDS = ("MLP", "CNN")
 
 
-def build(kind, seeds=range(REPLICAS)):
+SEEDS = range(REPLICAS)
+
+
+def build(kind, seeds=SEEDS):
     draws = generators([Replica(seed) for seed in seeds], "weights")
     if kind == "MLP":
         return MLP((144, 12, 10, CLASSES), draws)
