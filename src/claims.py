@@ -146,7 +146,7 @@ def documents(root: Path) -> dict[Path, str]:
         ROOT / "README.md": {
             "holds": front.summary(judged),
             "figures": figures_table(root, "paper"),
-            "claims": front.claims_table(judged, short=True),
+            "claims": front.titles_table(judged),
         },
         ROOT / "docs" / "differences.md": {"differences": differences_table(root, "paper")},
         root / "benchmark" / "README.md": {"speed": speed_section(root)},

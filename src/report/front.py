@@ -1,4 +1,4 @@
-"""The first page of CLAIMS.md: a row a figure, a line a claim, three sentences."""
+"""The first page of CLAIMS.md and the README's summary: figures, claims, what that amounts to."""
 
 from collections.abc import Iterator, Sequence
 
@@ -148,18 +148,23 @@ def front_page(rows: Sequence[Row], judged: Judged) -> str:
     return "\n\n".join(["\n".join(lines), claims_table(judged), *sentences(judged), ""])
 
 
-def claims_table(judged: Judged, short: bool = False) -> str:
-    """Markdown: a line a claim, with both verdicts and the finding that decides the paper's.
-
-    short: without that finding.
-    """
-    names = ("claim", "the paper's", "ours", *(() if short else ("decided by",)), "figure")
-    lines = [f"| {' | '.join(names)} |", f"|{' --- |' * len(names)}"]
+def claims_table(judged: Judged) -> str:
+    """Markdown: a line a claim, with both verdicts and the finding that decides the paper's."""
+    lines = ["| claim | the paper's | ours | decided by | figure |", "|---|---|---|---|---|"]
     for claim, by_figure in judged.items():
         findings = flat(by_figure)
-        cells = [f"{number(claim)}: {claim.text}", *claim.verdicts(findings)]
-        cells += [] if short else [decided_by(findings)]
+        verdicts = claim.verdicts(findings)
+        cells = (f"{number(claim)}: {claim.text}", *verdicts, decided_by(findings))
         lines.append(f"| {' | '.join((*cells, ', '.join(claim.figures)))} |")
+    return "\n".join(lines) + "\n"
+
+
+def titles_table(judged: Judged) -> str:
+    """Markdown: a line a claim, its title and both verdicts."""
+    lines = ["|claim|the paper's|ours|", "|---|---|---|"]
+    for claim, by_figure in judged.items():
+        cells = (f"{number(claim)}: {claim.title}", *claim.verdicts(flat(by_figure)))
+        lines.append(f"|{'|'.join(cells)}|")
     return "\n".join(lines) + "\n"
 
 

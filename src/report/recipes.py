@@ -179,28 +179,26 @@ def picture(figure: str) -> str:
 
 
 def figures_table(root: Path, scale: str) -> str:
-    """Markdown: figure, command, notebook, what its results took, and what you should see."""
-    lines = [
-        "| figure | command | notebook | took | what you should see |",
-        "| --- | --- | --- | --- | --- |",
-    ]
+    """Markdown: figure, its notebook, command, what its results took, and what you should see."""
+    lines = ["| figure, notebook | command | took | what you should see |", "|---|---|---|---|"]
     for figure, recipe in RECIPES.items():
         words = " ".join(["", *flags(recipe.options)])
         commands = [f"`python src/experiment/{script}.py{words}`" for script in recipe.scripts]
-        cells = (f"{figure}: {recipe.title}", ", ".join(commands), f"{recipe.notebook}.ipynb")
-        lines.append(f"| {' | '.join((*cells, took(root, scale, recipe), recipe.see))} |")
+        title = f"[{figure}: {recipe.title}](notebook/{recipe.notebook}.ipynb)"
+        cells = (title, "<br>".join(commands), took(root, scale, recipe), recipe.see)
+        lines.append(f"|{'|'.join(cells)}|")
     return "\n".join(lines) + "\n"
 
 
 def took(root: Path, scale: str, recipe: Recipe) -> str:
-    """Data set, GPU and wall time of a figure's results, of all its scripts together."""
+    """Wall time of a figure's results, of all its scripts, on CPU and GPU."""
     seconds: dict[str, float] = {}
     for name in recipe.scripts:
         for run in _shown(name, root, scale, recipe):
-            label = run.label if run.meta["device"].startswith("cpu") else f"{run.label} (GPU)"
-            seconds[label] = seconds.get(label, 0) + run.meta["seconds"]
+            device = "" if run.meta["device"].startswith("cpu") else " (GPU)"
+            seconds[device] = seconds.get(device, 0) + run.meta["seconds"]
     unit, divisor = ("min", 60) if scale == "paper" else ("s", 1)
-    each = (f"{label} {total / divisor:.0f} {unit}" for label, total in seconds.items())
+    each = (f"{total / divisor:.0f} {unit}{device}" for device, total in sorted(seconds.items()))
     return ", ".join(each) or "not run here"
 
 

@@ -257,6 +257,7 @@ Judge = Callable[[Path, str, str], Iterator[Finding]]  # from results' root, sca
 class Claim:
     """A sentence or theorem that the paper states, or a finding of ours, and how it is judged."""
 
+    title: str  # for tables that have no room for the text
     text: str
     source: str  # where the paper states it; begins with "ours" where it does not
     figures: tuple[str, ...]  # keys of report.recipes.RECIPES whose results it is judged by
@@ -289,10 +290,10 @@ def _as_ours(finding: Finding) -> Finding:
 
 
 def claim(
-    text: str, *, source: str, figures: tuple[str, ...], rule: str, ours: str
+    title: str, text: str, *, source: str, figures: tuple[str, ...], rule: str, ours: str
 ) -> Callable[[Judge], Claim]:
     """Makes a claim of the function that judges it."""
-    return lambda judge: Claim(text, source, figures, rule, ours, judge)
+    return lambda judge: Claim(title, text, source, figures, rule, ours, judge)
 
 
 Judged = Mapping[Claim, Mapping[str, Sequence[Finding]]]  # claim -> figure -> findings

@@ -36,7 +36,9 @@ def test_what_a_verdict_amounts_to(said, group):
 
 
 def judged(figure, *findings):
-    one = claim("text", source="s", figures=(figure,), rule="r", ours="o")(lambda *_: iter(()))
+    one = claim("title", "text", source="s", figures=(figure,), rule="r", ours="o")(
+        lambda *_: iter(())
+    )
     return {one: {figure: list(findings)}}
 
 

@@ -181,7 +181,7 @@ def test_neither_verdict_is_decided_by_what_is_not_its_own(parts, papers, ours):
 
 
 def test_at_quick_scale_no_sentence_is_judged_as_the_papers():
-    claim = verdicts.claim("text", source="s", figures=("1",), rule="r", ours="o")(
+    claim = verdicts.claim("title", "text", source="s", figures=("1",), rule="r", ours="o")(
         lambda *_: iter(findings("met") + findings("met", part="true"))
     )
     parts = {

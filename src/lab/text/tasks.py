@@ -19,8 +19,9 @@ from typing import Any
 
 import datasets
 import torch
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, Features
 from datasets.exceptions import DatasetGenerationError
+from pyarrow.parquet import read_schema
 
 from lab import provenance
 from lab.errors import ConfigError, DataError
@@ -165,7 +166,7 @@ def _load(name: str, folder: Path | None, examples: int) -> Texts:
 def _read(name: str, folder: Path | None) -> DatasetDict:
     try:
         if folder is not None:
-            _check_inside(folder)
+            _check_files(folder)
             return datasets.load_dataset(str(folder))
         task = TASKS[name]
         return datasets.load_dataset(task.hub, task.subset, revision=task.revision)
@@ -181,13 +182,24 @@ def _read(name: str, folder: Path | None) -> DatasetDict:
         raise DataError(f"{reason}: {remedy}") from error
 
 
-def _check_inside(folder: Path) -> None:
-    """Raise DataError where a README.md in the folder names files that are not in it."""
+def _check_files(folder: Path) -> None:
+    """Raise DataError where a README.md in the folder names files that are not in it, or where
+    parquet files number a column's classes otherwise than each other: datasets takes one for all.
+    """
     inside = folder.resolve(), Path(os.path.normpath(folder.absolute()))
+    classes: dict[str, tuple[list[str], str]] = {}  # column -> names of its classes, and a file
     for paths in datasets.load_dataset_builder(str(folder)).config.data_files.values():
         for path in map(os.path.normpath, paths):
             if not any(Path(path).is_relative_to(place) for place in inside):
                 raise DataError(f"{folder}: its README.md names {path}, which is not in the folder")
+            if not path.endswith(".parquet"):
+                continue
+            for column, feature in Features.from_arrow_schema(read_schema(path)).items():
+                names = getattr(getattr(feature, "feature", feature), "names", None)
+                first, where = classes.setdefault(column, (names, path))
+                if names != first:
+                    differ = f"{folder}: {Path(path).name} and {Path(where).name}"
+                    raise DataError(f"{differ} name or number the classes of {column} differently")
 
 
 def first_line(error: Exception) -> str:

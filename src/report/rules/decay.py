@@ -24,6 +24,7 @@ NEAR = 0.1  # relative difference of two matrices that are near each other
 
 
 @claim(
+    "FACT from the Feature Learning Equation",
     "at rest under weight decay that is part of the loss the Feature Learning Equation is FACT: "
     "WᵀW = −(1/λ)(∂L/∂H)ᵀH",
     source="ours, from Equation 1; appendix A.1 cites FACT (Boix-Adserà et al., 2025) without this",

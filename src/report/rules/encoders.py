@@ -113,6 +113,7 @@ def training_finding(score: np.ndarray, where: str) -> Finding:
 
 
 @claim(
+    "fine-tuned BERT: TL rises with depth",
     "fine-tuning BERT makes Target Linearity rise nearly monotonically with depth, in one epoch",
     source="section 6 and Appendix B.7, Figure 11",
     figures=("11",),
@@ -209,6 +210,7 @@ def chance_finding(run: Result, where: str) -> Finding:
 
 
 @claim(
+    "pre-trained BERT: higher TL everywhere",
     "pre-training BERT raises Target Linearity at every layer of every task, though it never saw "
     "these labels, most for POS and NER, less for sentiment, least for NLI",
     source="section 6 and Appendix B.7, Figure 11",

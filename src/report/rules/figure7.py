@@ -32,6 +32,7 @@ def part(run: Result) -> Part:
 
 
 @claim(
+    "Virtual Covariance follows the Gram better than AGOP",
     "the Virtual Covariance Shift, summed over training, follows the weight Gram matrix, and its "
     "update, better than the average gradient outer product (AGOP) does",
     source="sections 3 and B.3, Figure 7",
@@ -156,6 +157,7 @@ def law(runs: Sequence[Result]) -> tuple[np.ndarray, np.ndarray]:
 
 
 @claim(
+    "Figure 7's second-order part is small",
     "Theorem 1 holds, and the part of second order in the rate does not significantly affect the "
     "weight Gram matrix",
     source="section B.3, Figure 7",

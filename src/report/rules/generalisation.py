@@ -60,6 +60,7 @@ def part_of_rise(run: Result, values: np.ndarray, start: float, end: float) -> n
 
 
 @claim(
+    "random labels lower TL",
     "random labels: Target Linearity falls as more labels are random, up to half of them; with "
     "more, training is slow at first, and Target Linearity of the middle layers then rises "
     "suddenly",
@@ -179,6 +180,7 @@ def rank_correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 @claim(
+    "TL measures generalisation",
     "Target Linearity may serve as a measure of generalisation",
     source="section 6 and Appendix B.8; no theory is offered",
     figures=("4", "9", "12", "13"),

@@ -51,6 +51,7 @@ def seeds_finding(
 
 
 @claim(
+    "grokking: the gap of TL falls, then widens",
     "grokking: the gap of Target Linearity between the last two layers falls at the onset of "
     "grokking and widens again afterwards, a potential measure of generalisation",
     source="Appendix B.8, Figure 14",
@@ -92,6 +93,7 @@ def widening(run: Result) -> np.ndarray:
 
 
 @claim(
+    "grokking: TL rises until the network groks",
     "grokking: from weight decay 0.25 on, Target Linearity keeps rising after memorisation until "
     "the network groks, then saturates, and that of layer 2 rises sharply",
     source="Appendix B.8, Figure 13",

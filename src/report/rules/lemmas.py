@@ -30,6 +30,7 @@ ERROR = 0.5  # relative error of an approximation that is one
 
 
 @claim(
+    "Lemma 1: the surrogate through an activation",
     "Lemma 1: a layer's surrogate bounds that of the activations before it, S(G'_σ) ≥ c₀⁻² S(G_id)",
     source="Lemma 1",
     figures=("statements",),
@@ -53,6 +54,7 @@ def lemma_1(root: Path, scale: str, figure: str) -> Iterator[Finding]:
 
 
 @claim(
+    "Lemma 2: Kantorovich's inequality",
     "Lemma 2: Yᵀ(λI + G)⁻²Y ≤ κ‖Y‖⁴ / Yᵀ(λI + G)Y, κ = (2λ + λ_max + λ_min)² / 4(λ + λ_min)³",
     source="Lemma 2",
     figures=("statements",),
@@ -82,6 +84,7 @@ FEW = 1.0  # times the size of differences, below which an error's bound says so
 
 
 @claim(
+    "Lemma 3: first-order terms of a homogeneous network",
     "Lemma 3: for an m-homogeneous rest f of the network, h_iᵀ∂f/∂h(h_k) is about f(h_i) + "
     "(m − 1) f(h_k)",
     source="Lemma 3",
@@ -107,6 +110,7 @@ def lemma_3(root: Path, scale: str, figure: str) -> Iterator[Finding]:
 
 
 @claim(
+    "sums over samples are nearer to Lemma 3",
     "sums over samples are nearer to what Lemma 3 says than single terms",
     source="appendix A.2 (a conjecture)",
     figures=("statements",),
@@ -127,6 +131,7 @@ def robust_sums(root: Path, scale: str, figure: str) -> Iterator[Finding]:
 
 
 @claim(
+    "features are linearised layer by layer",
     "features are linearised layer by layer: what the rest of the network has still to supply "
     "falls with depth",
     source="title, sections 1 and 4; measured by Lemma 3's error (ours)",
@@ -155,6 +160,7 @@ def sequential_linearisation(root: Path, scale: str, figure: str) -> Iterator[Fi
 
 
 @claim(
+    "Lemma 4: jumps between linear regions",
     "Lemma 4: of a ReLU network without biases bᵀ∇f(a) − f(b) is less than 2MBδ in size, for M "
     "boundaries of regions between a and b, inputs below B and jumps of ∇f below δ",
     source="Lemma 4",
@@ -181,6 +187,7 @@ def lemma_4(root: Path, scale: str, figure: str) -> Iterator[Finding]:
 
 
 @claim(
+    "Lemma 5: where tr(AᵀGA) is largest",
     "Lemma 5: tr(AᵀGA) under ‖G‖_F ≤ c is largest at G ∝ AAᵀ",
     source="Lemma 5",
     figures=("statements",),
@@ -204,6 +211,7 @@ TAPERS = 0.01  # share of its start below which the loss has tapered
 
 
 @claim(
+    "signs of fᵀy and yᵀKg",
     "fᵀy is near zero at the start and grows positive; yᵀKg is positive until it tapers, for "
     "binary cross-entropy where samples of a class are nearer than others",
     source="section 4.2",

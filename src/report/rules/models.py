@@ -72,6 +72,7 @@ def correlation_finding(
 
 
 @claim(
+    "VAEs: lower β, higher TL",
     "VAEs: the lower β, the higher Target Linearity, the sharper the pictures and the closer to "
     "linear the interpolation",
     source="section 5 and Appendix B.6, Figures 5 and 10",
@@ -167,6 +168,7 @@ PROPORTIONAL = 0.1  # from one, by which a slope of logarithms may differ
 
 
 @claim(
+    "Proposition 3: TL bounds interpolation errors",
     "Proposition 3: a decoder's error on mixtures of latents is bounded by the least-squares map's "
     "mean error, which is √(1 − T₀) up to scale",
     source="Proposition 3",

@@ -35,6 +35,7 @@ REACHES = 0.1  # share of its bound that is something
 
 
 @claim(
+    "Proposition 1: a unit moves as its virtual update says",
     "Proposition 1: for ‖h‖ = 1 a step changes a unit's activation by no more than L² times its "
     "virtual update, and in the same direction",
     source="Proposition 1",
@@ -70,6 +71,7 @@ COLLAPSED = 0.1  # NC1, and both parts of NC2, of a network that has collapsed
 
 
 @claim(
+    "Proposition 2: Neural Collapse maximises the surrogate",
     "Proposition 2: Neural Collapse makes G_id that of the centred classes, which maximises the "
     "surrogate at a given norm",
     source="Proposition 2, section 5",
@@ -124,6 +126,7 @@ def by_hand(run: Result) -> Iterator[Finding]:
 
 
 @claim(
+    "Proposition 4: first-order errors add up to zero",
     "Proposition 4: for a homogeneous network, inputs and outputs that sum to zero, the "
     "first-order Taylor errors of all pairs add up to zero",
     source="Proposition 4",

@@ -59,6 +59,7 @@ NEAR = 0.1  # distance of two numbers in [0, 1] that are near
 
 
 @claim(
+    "Theorem 2: the surrogate bounds TL",
     "Theorem 2: the surrogate bounds Target Linearity from below, T_λ ≥ 1 − C / S(G_id)",
     source="Theorem 2",
     figures=("statements",),
@@ -95,6 +96,7 @@ GOES_WITH = 0.8  # correlation of two numbers that go together
 
 
 @claim(
+    "Theorem 3: what a step adds to the surrogate",
     "Theorem 3: a step changes the surrogate by about 2γ (fᵀy)(yᵀKg)",
     source="Theorem 3, footnote 4, section 4.2",
     figures=("statements",),
@@ -143,6 +145,7 @@ INTERPOLATES = 0.01  # share of its start to which the loss must fall
 
 
 @claim(
+    "Theorem 4: the surrogate's bound grows with depth",
     "Theorem 4: where a homogeneous network interpolates, a lower bound of the surrogate grows "
     "with the layer's index",
     source="Theorem 4, Lemma 4, the Neural Feature Ansatz",
@@ -224,6 +227,7 @@ ALIKE = 0.01  # by which cosine and ratio of lengths may differ from one
 
 
 @claim(
+    "two forms of whitening agree",
     "whitening by Procrustes is, to first order in the rate, the gradient without its tangent part",
     source="section 2, appendix B.1",
     figures=("statements",),

@@ -29,6 +29,7 @@ WINDOW = 10  # epochs whose mean stands for the last of them, for single epochs 
 
 
 @claim(
+    "SGD: TL and surrogate rise, with training and depth",
     "under SGD, Target Linearity and the surrogate rise throughout training, and both rise with a "
     "layer's index",
     source="sections 4.3 and B.5, Figure 4",
@@ -45,6 +46,7 @@ def linearity(root: Path, scale: str, figure: str) -> Iterator[Finding]:
 
 
 @claim(
+    "Adam: the same pattern as SGD",
     "under Adam, Target Linearity and the surrogate show the same pattern as under SGD",
     source="section B.5, Figure 9",
     figures=("9",),
@@ -107,6 +109,7 @@ CODES_RATE = 0.0005  # of the published code's SGD; the text has 0.005
 
 
 @claim(
+    "surrogate exponential, TL logarithmic",
     "the surrogate grows about exponentially, Target Linearity about logarithmically",
     source="sections 4.3 and B.5, Figure 4",
     figures=("4",),
@@ -151,6 +154,7 @@ def up_to_terminal(run: Result) -> list[slice]:
 
 
 @claim(
+    "TL rises as classes collapse",
     "as a network's classes collapse (NC1), its Target Linearity rises, and is never below what "
     "NC1 implies",
     source="ours, beside the abstract and Proposition 2 (claim 23)",

@@ -24,6 +24,7 @@ LAST = 50  # epoch of Figure 1's last frame
 
 
 @claim(
+    "the Swiss roll unrolls along the target",
     "the virtual update unrolls a Swiss roll along the target",
     source="sections 1 and 3, Figure 1",
     figures=("1",),
@@ -59,6 +60,7 @@ def gram_change(run: Result, epoch: int) -> np.ndarray:
 
 
 @claim(
+    "the contours of WᵀW adapt",
     "the contours of WᵀW adapt along with the unrolling of the Swiss roll",
     source="section 3, Figure 1",
     figures=("1",),
@@ -86,6 +88,7 @@ ALIGNED = 0.99  # cosine of the two changes at the smallest rate
 
 
 @claim(
+    "Feature Learning Equation and Theorem 1",
     "the Feature Learning Equation is exact, and the Gram's change is the Virtual Covariance's up "
     "to a term of second order in the rate",
     source="Equations 1 and 2, Theorem 1",

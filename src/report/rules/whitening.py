@@ -113,6 +113,7 @@ def reaches(whitened: Result, plain: Result) -> Finding:
 
 
 @claim(
+    "whitened training matches plain training",
     "training with only the part of each update that changes the Gram matrix matches or exceeds "
     "plain training; on a CNN the difference is negligible",
     source="sections 2 and B.2, Figures 2 and 6",
@@ -179,6 +180,7 @@ LITTLE = 0.1  # share of plain training's gain in accuracy
 
 
 @claim(
+    "the residual of whitening adds little",
     "what whitening drops of each update adds little to feature learning beyond what the update "
     "of the Gram matrix already provides",
     source="sections 2 and B.2, Figures 2 and 6",

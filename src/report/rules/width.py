@@ -72,6 +72,7 @@ def near(run: Result, name: str = "") -> np.ndarray:
 
 
 @claim(
+    "lazy and rich: who moves, output or y_OLS",
     "in a wide (lazy) network y_OLS, the fit of the target on the last hidden features, is near "
     "the target and stays there while the output alone moves to it; in narrow (rich) ones both "
     "distances fall, and the loss ends lower",
@@ -117,6 +118,7 @@ FROZEN = 0.5  # share of their norm by which features that "freeze" move, or les
 
 
 @claim(
+    "wide networks' features freeze",
     "in wide networks the features freeze",
     source="sections 4.2 and B.4, Figure 8",
     figures=("8",),
@@ -142,6 +144,7 @@ HELD_BACK = 0.5  # share of the last loss
 
 
 @claim(
+    "initial features hold lazy networks back",
     "a lazy network is held back by what its initial features can express",
     source="section B.4, Figure 8",
     figures=("8",),
@@ -170,6 +173,7 @@ CHASED = 0.5  # of its start, below which a distance has closed
 
 
 @claim(
+    "the output follows a moving target",
     "the output follows a moving target: it approaches y_OLS in the norm of the kernel K = HHᵀ, "
     "while in rich networks y_OLS approaches the target",
     source="section 4.2",

@@ -346,6 +346,26 @@ class TestBadData:
             line = refusal("sst2", tmp_path / name)
             assert f"README.md names {tmp_path / 'other' / 'train.csv'}, which is not" in line
 
+    @pytest.mark.parametrize("of_words", [False, True])
+    def test_parquet_files_that_number_classes_differently_are_refused(self, of_words, tmp_path):
+        def write(split: str, names: list[str]) -> None:
+            label, texts = ClassLabel(names=names), Value("string")
+            features = {"text": List(texts), "label": List(label)} if of_words else None
+            features = Features(features or {"text": texts, "label": label})
+            rows = {"text": [["a"], ["b"]], "label": [[0], [1]]}
+            if not of_words:
+                rows = {name: [value for (value,) in values] for name, values in rows.items()}
+            path = tmp_path / f"{split}.parquet"
+            Dataset.from_dict(rows, features=features).to_parquet(path)
+
+        write("train", ["no", "yes"])
+        write("validation", ["yes", "no"])
+        line = refusal("mine", tmp_path)
+        assert "train.parquet" in line
+        assert "number the classes of label differently" in line
+        write("validation", ["no", "yes"])
+        assert tasks.load("mine", tmp_path).labels == ("no", "yes")
+
     def test_an_unknown_task_is_told_the_known_ones(self, tmp_path):
         expected = "unknown task 'cola': one of sst2, mnli, pos, ner, "
         assert refusal("cola").startswith(expected)
