@@ -78,8 +78,9 @@ def test_parts_of_a_script_are_imported_by_it_alone():
     parts = {path.stem for path in (SOURCE / "experiment").glob("_[!_]*.py")}
     users = {part: set() for part in parts}
     for file in FILES:
+        names = imports(file)
         for part in parts:
-            if any(name.startswith(f"experiment.{part}") for name in imports(file)):
+            if any(name.startswith(f"experiment.{part}") for name in names):
                 users[part].add(file.stem)
     assert parts
     for part, files in users.items():

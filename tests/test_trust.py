@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from transformers import BertConfig, BertModel
 
 import tiny
-from lab import data, program, results
+from lab import checkpoints, data, program, results
 from lab.errors import DataError, ResultError
 from lab.partial import Partial
 from lab.replicas import Replica
@@ -63,6 +64,14 @@ def test_results_and_partial_results(name, tmp_path):
     assert partial.get(Replica(0)) is None
 
 
+def test_checkpoints(tmp_path):
+    path = tmp_path / "checkpoint-1.pt"
+    for save in (torch.save, lambda content, file: file.write_bytes(pickle.dumps(content))):
+        save({"state": {}, "origin": {}, "digest": "", "more": Code(tmp_path)}, path)
+        with pytest.raises(ResultError, match="is not a checkpoint of this project"):
+            checkpoints.restore(torch.nn.Linear(1, 1), path, {}, "vae_train")
+
+
 @pytest.fixture
 def model(tmp_path) -> Path:
     """A folder with a small BERT and its tokenizer."""
@@ -93,25 +102,25 @@ def plant_code(model: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["bert", "unknown"])
-def test_a_model_with_code_of_its_own(kind, model, tmp_path):
-    """Even where somebody answers yes to a question."""
+def test_models_with_code_of_their_own(model, tmp_path):
+    """Even where somebody answers yes to a question; only one of a known kind can be loaded."""
     plant_code(model)
-    if kind == "unknown":
-        content = json.loads((model / "config.json").read_text()) | {"model_type": "mine"}
-        (model / "config.json").write_text(json.dumps(content))
+    unknown = shutil.copytree(model, tmp_path / "unknown")
+    content = json.loads((unknown / "config.json").read_text()) | {"model_type": "mine"}
+    (unknown / "config.json").write_text(json.dumps(content))
     code = (
         f"import sys; sys.path.insert(0, {str(SOURCE)!r})\n"
         "from lab.text import encoders\n"
         "from lab.errors import DataError\n"
-        "for load in (lambda m: encoders.load_tokenizer(m), lambda m: encoders.fingerprint(m)):\n"
-        "    try:\n        load(sys.argv[1])\n"
-        "    except DataError as error:\n        print(error)\n"
+        "for model in sys.argv[1:]:\n"
+        "    for load in (encoders.load_tokenizer, encoders.fingerprint):\n"
+        "        try:\n            load(model)\n"
+        "        except DataError:\n            print(model)\n"
     )
-    words = [sys.executable, "-c", code, str(model)]
+    words = [sys.executable, "-c", code, str(model), str(unknown)]
     done = subprocess.run(words, input="y\n" * 9, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert bool(done.stdout) == (kind == "unknown")
+    assert set(done.stdout.split()) == {str(unknown)}
 
 
 def test_a_pickle_beside_or_instead_of_safetensors(model, tmp_path):

@@ -178,7 +178,6 @@ MALFORMED = {  # what is wrong -> the arrays that make it so
     "pixels are bool": {"x_test": GOOD["x_test"] > 9},
     "pixels are complex": {"x_train": FLOAT["x_train"] + 1j},
     "pixels are text": {"x_train": GOOD["x_train"].astype(str)},
-    "pixels need pickle": {"x_train": np.array([[[1]], None, 2, 3, 4], dtype=object)},
     "floats for training, bytes for the test": {"x_train": FLOAT["x_train"]},
     "bytes for training, floats for the test": {"x_test": FLOAT["x_test"]},
     "nan": {"x_train": np.full((5, 2, 3), np.nan), "x_test": FLOAT["x_test"]},
@@ -204,7 +203,6 @@ MALFORMED = {  # what is wrong -> the arrays that make it so
     "float labels": {"y_test": GOOD["y_test"].astype(float)},
     "one-hot labels": {"y_train": np.eye(3)[GOOD["y_train"]]},
     "text labels": {"y_train": GOOD["y_train"].astype(str)},
-    "labels need pickle": {"y_test": GOOD["y_test"].astype(object)},
     "one class only": {"y_test": np.zeros(4, int)},
 }
 DAMAGED = {  # what is wrong -> the bytes of a good file, damaged

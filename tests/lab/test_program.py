@@ -187,9 +187,9 @@ def is_alive(process: psutil.Process) -> bool:
 
 
 @pytest.mark.parametrize(
-    "number", [signal.SIGINT, *(pytest.param(n, marks=pytest.mark.slow) for n in OTHERS)], ids=str
+    ("body", "number"),
+    [*((body, signal.SIGINT) for body in BODIES), *(("while it works", n) for n in OTHERS)],
 )
-@pytest.mark.parametrize("body", BODIES)
 def test_a_signal_ends_it_at_once_with_one_line_and_no_child(body, number, tmp_path):
     with started(tmp_path, BODIES[body]) as process:
         wait_for(tmp_path / "ready", process)

@@ -80,7 +80,7 @@ def test_a_task_waits_for_those_before_it_and_others_do_not(tmp_path):
     assert order.index(2) < order.index(4) < order.index(1) < order.index(0) < order.index(3)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 def test_a_task_whose_process_dies_is_tried_once_more_and_the_others_go_on(number, tmp_path, capfd):
     found = run([("return", 0), ("die", number, 1, tmp_path), ("return", 2), ("return", 3)])
     assert found[1] == "done after 1"

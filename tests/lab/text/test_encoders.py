@@ -388,10 +388,6 @@ class TestBadModels:
         ("changed", "first"),
         [
             ({"hidden_size": 8}, "embeddings.word_embeddings.weight of shape (140, 8)"),
-            ({"vocab_size": 141}, "embeddings.word_embeddings.weight of shape (141, 16)"),
-            ({"max_position_embeddings": 41}, "embeddings.position_embeddings.weight of shape"),
-            ({"type_vocab_size": 3}, "embeddings.token_type_embeddings.weight of shape (3, 16)"),
-            ({"intermediate_size": 31}, "encoder.layer.0.intermediate.dense.weight of shape (31,"),
             ({"num_hidden_layers": 4}, "encoder.layer.2.attention.self.query.weight"),
         ],
     )
@@ -405,8 +401,7 @@ class TestBadModels:
         with pytest.raises(DataError):
             encoders.fingerprint(str(tmp_path))
 
-    @pytest.mark.parametrize("kind", ["roberta", "distilbert"])
-    @pytest.mark.parametrize("place", [0, 7, -1])
+    @pytest.mark.parametrize(("kind", "place"), [("roberta", 0), ("distilbert", -1)])
     @pytest.mark.parametrize("way", ["missing", "of another shape", "of another name"])
     def test_one_tensor_that_is_wrong_is_named(self, refusal, saved, tmp_path, kind, place, way):
         stored = load_file(saved / kind / "model.safetensors")
