@@ -4,6 +4,7 @@ What a file system refuses is a ResultError: one line with the path and the reas
 """
 
 import errno
+import fcntl
 import hashlib
 import os
 import secrets
@@ -15,11 +16,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from lab.errors import ResultError
-
-try:
-    import fcntl
-except ImportError:  # not on Windows, where nothing is locked
-    fcntl = None  # type: ignore[assignment]
 
 _unfinished: set[Path] = set()  # what this process is writing
 
@@ -49,8 +45,7 @@ def open_plain(path: Path, follow: bool = True) -> BinaryIO:
 
     follow: a link.
     """
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    flags |= 0 if follow else getattr(os, "O_NOFOLLOW", 0)
+    flags = os.O_RDONLY | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
     handle = os.open(path, flags)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
@@ -127,7 +122,7 @@ def _flock(handle: int, wait: bool) -> bool:
     """Whether this process now has the lock of an open file; False where there are no locks."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (OSError, AttributeError):  # without the module
+    except OSError:
         return False
     return True
 
@@ -203,7 +198,7 @@ def locked(path: Path, what: str, wait: bool = False, shared: bool = False) -> I
     Raises:
         ResultError: another process holds it.
     """
-    handle = None if fcntl is None else _acquire(path, what, wait, shared)
+    handle = _acquire(path, what, wait, shared)
     try:
         yield
     finally:

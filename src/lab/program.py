@@ -26,9 +26,7 @@ from types import TracebackType
 from lab import context, files
 from lab.errors import UserError
 
-SIGNALS = tuple(
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
-)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 RESUMES = "stopped; the same command goes on from the replicas that are done"
 WRONG = 2  # exit status where the user has to do something
 # in messages of torch, of Python's threads and of the loader of libraries
@@ -173,9 +171,6 @@ def signals_blocked() -> Iterator[None]:
 
     This process sees them as always: one of its other threads, or it afterwards.
     """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
     try:
         yield

@@ -1,5 +1,6 @@
 """Processes that each do one task after the other, and what becomes of one that dies."""
 
+import fcntl
 import itertools
 import multiprocessing
 import pickle
@@ -21,11 +22,6 @@ from tqdm import tqdm
 from lab import context, cpu, program
 from lab.context import Context
 from lab.errors import UserError
-
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
 
 TRIES = 2  # of a task whose process dies
 _CONTEXT = multiprocessing.get_context("spawn")
@@ -205,7 +201,7 @@ class _TerminalLock:
 
     @staticmethod
     def _lock(what: str) -> None:
-        if fcntl is not None and sys.stderr.isatty():
+        if sys.stderr.isatty():
             with suppress(OSError):
                 fcntl.lockf(sys.stderr.fileno(), getattr(fcntl, what))
 

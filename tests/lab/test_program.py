@@ -256,3 +256,11 @@ def test_text_without_a_code_degrades(environment, tmp_path):
         out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 2
     assert (out, err) == ("? 1\n", "error: \\u03b2 2\n")
+
+
+def test_windows_is_told_what_runs_there():
+    code = f"import sys; sys.path.insert(0, {str(SOURCE)!r}); sys.platform = 'win32'; import lab"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("\n") == 1
+    assert "on Windows take WSL" in done.stderr
