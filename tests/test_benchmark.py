@@ -1,84 +1,203 @@
-"""The benchmark as a program: every part at a small size, one file, tables and a picture."""
+"""The benchmark: what it times is what it says, and its tables are those of its file."""
 
 import sys
+import time
+from unittest.mock import Mock
 
+import numpy as np
+import psutil
 import pytest
+import torch
+from torch import nn
 
 import benchmark
+from lab import cpu
 from lab.errors import ConfigError
-from report.speed import entries, tables
+from report.lookup import experiment
+from report.speed import entries, layers, memory, tables, timing, training
 from report.speed.entries import Peak, Point, Row
+from simulated_gpu import SimulatedGPU, move
 
-TINY = {
-    "repeats": "1",
-    "train_samples": "256",
-    "measure_samples": "1000",
-    "grokking_replicas": "2",
-    "bert_examples": "8",
-    "published_samples": "128",
-    "published_measured": "500",
-    "staircase_widths": "32 64",
-    "growth_samples": "2000 200000",
-    "growth_dim": "64",
-    "growth_dims": "64 256",
-    "growth_rows": "2000",
-    "growth_replicas": "1 2",
-    "growth_jobs": "1 2",
-    "growth_epoch": "256",
-    "growth_widths": "16 64",
-    "growth_tokens": "8 16",
-    "memory_scripts": "vae_ceiling",
-    "memory_datasets": "digits",
-    "memory_seconds": "10000",  # however busy the machine is
-}
-ROWS = {"whitening": 3, "measuring": 2, "training": 3, "text": 2, "published": 4}
+MB = 2**20
+SIZES = (10.0, 100.0, 1000.0)
+POINTS = [Point("sums", "d", size, size**2, 0.01 * size**1.5, 50.0) for size in SIZES]
+POINTS += [Point("spectra", "d", size, size**3, 1e-6 * size**3) for size in SIZES]
+PEAKS = [
+    Peak("whiten", "mnist", 900.0, 40.0, False),
+    Peak("whiten", "cifar", 5000.0, 8.0, True),
+    Peak("staircase", "its own", 400.0, 8.0, True),
+]
 
 
-def run(monkeypatch, folder, *words):
-    for name, value in TINY.items():
-        words += (f"--{name.replace('_', '-')}", *value.split())
-    monkeypatch.setattr(sys, "argv", ["benchmark.py", "--results", str(folder), *words])
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # of its own processes, as torch in the tests
-    benchmark.main()
+@pytest.fixture
+def tiny(monkeypatch):
+    """Sizes that take no time."""
+    small = {
+        timing: {"ROUNDS": 1, "SECONDS": 0.0},
+        layers: {"SAMPLES": 500, "PUBLISHED_SAMPLES": 300, "WIDTHS": (8, 16), "WIDTH": 8},
+        training: {"SAMPLES": 64, "PUBLISHED_SAMPLES": 64, "REPLICAS": (1, 2), "SEEDS": 2},
+    }
+    small[layers] |= {"NUMBERS": (100, 200), "DIM": 8, "DIMS": (4, 8), "NUMBER": 200, "BATCH": 50}
+    small[training] |= {"PRODUCT": 16, "GROWTH_SAMPLES": 64}
+    for module, values in small.items():
+        for name, value in values.items():
+            monkeypatch.setattr(module, name, value)
 
 
 @pytest.mark.slow
-def test_every_part_is_measured_kept_and_shown(monkeypatch, capsys, tmp_path):
-    run(monkeypatch, tmp_path)
-    result = entries.read(tmp_path)
-    assert result.meta["parts"].keys() == benchmark.PARTS.keys()
-    parts = result["row_part"].tolist()
-    assert {part: parts.count(part) for part in parts} == ROWS
-    for row in entries.entries(result, Row):
-        assert row.ours > 0
-        assert row.theirs > 0
-    series = dict.fromkeys(point.series for point in entries.entries(result, Point))
-    assert len(series) == 7
-    stream = [p for p in entries.entries(result, Point) if p.axis == "N"]
-    assert [p.size for p in stream] == [2000, 200_000]
-    assert all(point.seconds > 0 for point in stream)
-    assert stream[1].megabytes < stream[0].megabytes + 20  # the features alone would be 49 MB
-    (peak,) = entries.entries(result, Peak)
+@pytest.mark.usefixtures("tiny")
+def test_everything_is_measured_kept_and_shown(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(memory, "SCRIPTS", ("vae_ceiling",))
+    monkeypatch.setattr(memory, "SECONDS", 10_000)  # however busy the machine is
+    words = ["--results", str(tmp_path), "--datasets", "digits"]
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", *words])
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # of its own processes, as torch in the tests
+    benchmark.main()
+    result = entries.results.read(entries.path(tmp_path))
+    rows = entries.entries(result, "row")
+    assert len(rows) == 8
+    assert all(row.ours > 0 < row.theirs for row in rows)
+    series = dict.fromkeys(point.series for point in entries.entries(result, "point"))
+    assert len(series) == 6
+    (peak,) = entries.entries(result, "peak")
     assert (peak.script, peak.data, peak.ended) == ("vae_ceiling", "digits", True)
     assert 100 < peak.megabytes < tables.LIMIT
-    names = {path.name for path in (tmp_path / "benchmark").iterdir()}
-    assert names == {"benchmark.npz", "growth.png", "growth.pdf"}
     printed = capsys.readouterr().out
-    for table in tables.tables(result):
-        assert tables.plain(table) in printed
+    assert all(table in printed for table in tables.tables(result))
 
 
-def test_a_part_alone_leaves_the_others(monkeypatch, tmp_path):
-    peak = Peak("whiten", "mnist", 700.0, 12.5, True)
-    entries.write(tmp_path, {"memory": entries.Part([peak], 1.0, {})}, "cpu")
-    run(monkeypatch, tmp_path, "--parts", "whitening")
-    result = entries.read(tmp_path)
-    assert entries.entries(result, Peak) == [peak]
-    assert result["row_part"].tolist() == ["whitening"] * ROWS["whitening"]
+def test_a_gpu_that_is_not_there_is_refused():
+    with pytest.raises(ConfigError, match="no GPU"):
+        benchmark.Config(device="cuda")
 
 
-@pytest.mark.parametrize("name", benchmark.MEASURED)
-def test_one_row_of_which_nothing_can_be_measured_is_refused(name):
-    value = (1, 1000) if name == "growth_samples" else 1
-    with pytest.raises(ConfigError, match=f"{name} must be 2 or more"):
-        benchmark.Config(**{name: value})
+class TestTables:
+    def test_they_are_those_of_the_entries_that_were_written(self, tmp_path):
+        row = Row("measuring", 0.02, "an N × N matrix", 3.0, "s", 100.0)
+        assert tables.speed_section(tmp_path) == ""
+        result = entries.write(tmp_path, [row, *POINTS[::-1], *PEAKS], "cpu", 120.0)
+        head, *shown = tables.speed_section(tmp_path).split("\n\n")
+        assert f"{result.meta['commit']}) in 2 minutes." in head
+        lines = [[line.split(" | ")[1:] for line in t.splitlines()[2:]] for t in shown]
+        assert lines[0] == [["0.020 s", "an N × N matrix", "3.00 s", "150×", "100× |"]]
+        spectra = ["10 to 1,000", "0.001 to 1,000", "3.00", "3.00", "", " |"]
+        sums = ["10 to 1,000", "0.316 to 316", "1.50", "2.00", "50.0 to 50.0", "0.00 |"]
+        assert lines[1] == [spectra, sums]
+        whiten = ["900 (in the first 40 s)", "5,000 (above 4,096)", " |"]
+        assert lines[2] == [whiten, ["", "", "400 |"]]
+
+    def test_a_gain_is_above_one_where_ours_is_better(self):
+        assert Row("a sum", 2.0, "a loop", 10.0, "s", 5.0).gain == 5
+        assert Row("a sum", 20.0, "a loop", 10.0, "examples/s", 1.0).gain == 2
+
+    def test_a_slope_is_least_squares_on_logarithmic_axes(self):
+        values = np.square(SIZES) * np.array([1.0, 2.0, 1.0])  # symmetric about the middle
+        assert tables.slope(SIZES, values) == pytest.approx(2)
+        values = SIZES * np.array([1.0, 1.0, 8.0])
+        assert tables.slope(SIZES, values) == pytest.approx(1 + np.log10(8) / 2)
+
+    @pytest.mark.parametrize(
+        ("value", "text"),
+        [(1234.5, "1,234"), (99.44, "99.4"), (2.345, "2.35"), (0.1234, "0.123"), (0.0, "0.000")],
+    )
+    def test_a_number_has_three_digits(self, value, text):
+        assert tables.number(value) == text
+
+
+def test_computations_are_timed_in_turn(monkeypatch):
+    called = []
+    monkeypatch.setattr(timing, "SECONDS", 0.0)
+    ways = (lambda: called.append("slow") or time.sleep(0.02), lambda: called.append("fast"))
+    slow, fast = timing.in_turn(*ways)
+    assert slow >= 0.02
+    assert fast < 0.01
+    order = [way for way, before in zip(called, [None, *called], strict=False) if way != before]
+    assert order == ["slow", "fast"] * timing.ROUNDS
+
+
+def test_the_largest_memory_is_that_of_the_computation():
+    assert 24 < timing.peak(lambda: torch.ones(25, 2**18).sum()) < 40  # 25 MB, freed again
+    assert timing.peak(lambda: None) < 5
+
+
+def test_what_a_process_and_its_child_hold_is_added_up_until_both_are_cut_off(
+    monkeypatch, tmp_path
+):
+    ready = tmp_path / "ready"
+    inner = f"x = bytearray(b'1') * {200 * MB}; import os, time, pathlib; "
+    inner += f"pathlib.Path({str(ready)!r}).write_text(str(os.getpid())); time.sleep(10**6)"
+    outer = f"import subprocess, sys; x = bytearray(b'1') * {100 * MB}; "
+    outer += f"subprocess.run([sys.executable, '-c', {inner!r}])"
+    left = iter(range(3))
+
+    def perf_counter():  # after `ready` three looks more, whatever the machine's clock says
+        return float("inf") if ready.exists() and next(left, None) is None else 0.0
+
+    monkeypatch.setattr(memory, "time", Mock(sleep=time.sleep, perf_counter=perf_counter))
+    most, status = memory.watch([sys.executable, "-c", outer])
+    assert 300 < most < 360
+    assert status is None
+    assert not psutil.pid_exists(int(ready.read_text()))
+
+
+def test_what_a_script_is_told_is_a_configuration_of_it(monkeypatch, tmp_path):
+    told = []
+
+    def watch(command):
+        told.append(command)
+        return 1.0, 1 if "whiten.py" in command[1] else 0
+
+    monkeypatch.setattr(memory, "watch", watch)
+    peaks = list(memory.script_peaks(("mnist", "digits"), tmp_path))
+    names = [peak.script for peak in peaks]
+    assert {*names, "whiten"} == {n for n in memory.SCRIPTS if "bert" not in n}  # it failed
+    assert names.index("vae_train") < names.index("vae_target_linearity")
+    for _, script, *words in told:
+        module = experiment(script.rpartition("/")[2].removesuffix(".py"))
+        config = benchmark.cli.parse(module.Config, module.QUICK, argv=words)
+        if hasattr(config, "seeds"):
+            assert len(config.seeds) == cpu.available_cores()
+
+
+def schulz(x):
+    """Ten quintic steps on singular values."""
+    for _ in range(10):
+        x = x * (15 - 10 * x**2 + 3 * x**4) / 8
+    return x
+
+
+def test_the_published_step_is_its_formula():
+    images = timing.synthetic(64, timing.MNIST)  # one batch, so that the order does not matter
+    samples = training.OneByOne(images)
+    x = torch.stack([samples[i][0] for i in range(len(samples))])
+    torch.testing.assert_close(x, images.scale(images.x_train))
+    before, plain, whitened = (training.published_network(images) for _ in range(3))
+    for model in (plain, whitened):
+        model.load_state_dict(before.state_dict())
+        training.published_epoch(images, model, whitened=model is whitened)
+    for first, second, result in zip(*(m[1::2] for m in (before, plain, whitened)), strict=True):
+        w1, w2 = (layer.weight.detach().double().numpy() for layer in (first, second))
+        u, s, vt = np.linalg.svd(w1 @ w2.T)
+        expected = u @ np.diag(schulz(s / np.linalg.norm(s))) @ vt @ w2
+        np.testing.assert_allclose(result.weight.detach().numpy(), expected, atol=1e-5)
+        assert not torch.equal(result.weight, first.weight)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_the_law_of_training_is_the_rounds_of_its_jobs(monkeypatch):
+    monkeypatch.setattr(training, "dealt", Mock())
+    monkeypatch.setattr(training, "REPLICAS", (1, 2, 5, 20))
+    costs = [point.cost for point in training.growth("cpu")]
+    assert costs == [1, 2, 5, 20, 1, 1, 3, 10]
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize("measure", benchmark.PARTS, ids=lambda part: part.__name__)
+def test_what_is_timed_on_a_gpu_stays_there(measure, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(nn.Module, "to", move)
+    # asks the driver
+    monkeypatch.setattr(torch.optim.Optimizer, "_accelerator_graph_capture_health_check", Mock())
+    monkeypatch.setattr(torch.accelerator, "synchronize", Mock())  # what the timer waits for
+    with SimulatedGPU():
+        assert list(measure("cuda"))

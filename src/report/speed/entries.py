@@ -1,27 +1,23 @@
 """What the benchmark measures: entries of three kinds, and their file.
 
-RESULTS/benchmark/benchmark.npz, or benchmark-cuda.npz of a GPU, has the arrays KIND_FIELD of each
-kind, one value an entry, and KIND_part, the part of the benchmark that measured it. A part that is
-measured again replaces its own entries alone.
+RESULTS/benchmark/benchmark.npz, or benchmark-cuda.npz of a GPU, has an array KIND_FIELD of each
+field of each kind, one value an entry.
 """
 
-import dataclasses
 import platform
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from lab import files, provenance, results
-from lab.errors import ResultError
-from lab.results import Arrays, Result
+from lab import provenance, results
+from lab.results import Result
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """Two numbers measured in turn."""
 
     what: str
@@ -38,8 +34,7 @@ class Row:
         return self.ours / self.theirs if is_rate else self.theirs / self.ours
 
 
-@dataclass(frozen=True)
-class Point:
+class Point(NamedTuple):
     """One size of a series whose growth is measured."""
 
     series: str
@@ -50,8 +45,7 @@ class Point:
     megabytes: float = float("nan")  # largest memory; nan where it was not measured
 
 
-@dataclass(frozen=True)
-class Peak:
+class Peak(NamedTuple):
     """The largest memory of a script's processes together."""
 
     script: str
@@ -65,108 +59,39 @@ Entry = Row | Point | Peak
 KINDS: dict[str, type[Entry]] = {"row": Row, "point": Point, "peak": Peak}
 
 
-@dataclass(frozen=True)
-class Part:
-    """What one part of the benchmark measured, and what it says of itself."""
-
-    entries: Sequence[Entry]
-    seconds: float  # that measuring took
-    config: Mapping[str, Any]
-    date: str = field(default_factory=lambda: datetime.now(UTC).date().isoformat())
-    commit: str = field(default_factory=provenance.commit)
-
-
-@dataclass(frozen=True)
-class _Source:
-    """As results.Source: what is measured is made from random numbers."""
-
-    name: str = "synthetic"
-    fingerprint: str = "none"
-
-
 def path(root: Path, name: str = "benchmark.npz", device: str = "cpu") -> Path:
     """Of a file of the benchmark on a device, "cpu" or "cuda"; root: folder of the results."""
     own = Path(name)
     return root / "benchmark" / (name if device == "cpu" else f"{own.stem}-{device}{own.suffix}")
 
 
-def read(root: Path, device: str = "cpu") -> Result | None:
-    """What was measured on a device, if anything was."""
-    file = path(root, device=device)
-    return results.read(file) if files.exists(file) else None
+def entries(result: Result, kind: str) -> list[Any]:
+    """The entries of one kind, a key of KINDS, in the order in which they were measured."""
+    columns = (result[f"{kind}_{name}"].tolist() for name in KINDS[kind]._fields)
+    return list(map(KINDS[kind], *columns))
 
 
-def entries(result: Result, kind: type[Entry]) -> list[Any]:
-    """The entries of one kind, part by part."""
-    rows = (entry for part in _parts(result).values() for entry in part.entries)
-    return [entry for entry in rows if isinstance(entry, kind)]
-
-
-def kept(root: Path, renewed: Collection[str], device: str) -> dict[str, Part]:
-    """The parts of the file that stay when those of these names are measured again.
-
-    Raises:
-        ResultError: they were measured on another machine or by other versions.
-    """
-    result = read(root, device)
-    if result is None or result.meta["parts"].keys() <= set(renewed):
-        return {}
-    now = _environment(device)
-    if unlike := " and ".join(key for key in now if result.meta[key] != now[key]):
-        raise ResultError(
-            f"{path(root, device=device)} has another {unlike}: measure all parts again"
-        )
-    return {name: part for name, part in _parts(result).items() if name not in renewed}
-
-
-def write(root: Path, parts: Mapping[str, Part], device: str) -> Result:
-    """Write the file of these parts; device: "cpu" or "cuda"."""
-    arrays = _arrays(parts)
-    axes = {name: (name.partition("_")[0],) for name in arrays}
-    total = sum(part.seconds for part in parts.values())
-    meta = results.make_meta("benchmark", "benchmark", {}, axes, _Source(), device, total)
-    told = {
-        name: {key: getattr(part, key) for key in ("seconds", "config", "date", "commit")}
-        for name, part in parts.items()
+def write(root: Path, found: Sequence[Entry], device: str, seconds: float) -> Result:
+    """Write the file of these entries; device: "cpu" or "cuda"; seconds that they took."""
+    arrays = {
+        f"{key}_{name}": np.array([getattr(e, name) for e in found if isinstance(e, kind)])
+        for key, kind in KINDS.items()
+        for name in kind._fields
     }
-    result = Result(arrays, meta | _environment(device) | {"parts": results.plain(told)})
+    axes = {name: (name.partition("_")[0],) for name in arrays}
+    source = SimpleNamespace(name="synthetic", fingerprint="none")
+    meta = results.make_meta("benchmark", "benchmark", {}, axes, source, device, seconds)
+    date = datetime.now(UTC).date().isoformat()
+    part = {"seconds": seconds, "date": date, "commit": meta["commit"]}
+    result = Result(arrays, meta | {"machine": machine(device), "parts": {"all": part}})
     results.write(path(root, device=device), result)
     return result
 
 
-def _environment(device: str) -> dict[str, Any]:
-    """What all parts of one file share."""
-    return {"machine": machine(device), "versions": provenance.versions()}
-
-
 def machine(device: str) -> str:
     """The processor, its cores and, where it computes, the GPU."""
-    name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        lines = info.read_text(encoding="utf-8").splitlines()
-        name = next((s.partition(": ")[2] for s in lines if s.startswith("model name")), name)
+    name, info = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    name = next((s.partition(": ")[2] for s in lines if s.startswith("model name")), name)
     gpu = f", {provenance.device_name(device)}" if device == "cuda" else ""
     return f"{name}, {provenance.device_name('cpu').partition('(')[2].rstrip(')')}{gpu}"
-
-
-def _arrays(parts: Mapping[str, Part]) -> Arrays:
-    arrays = {}
-    for name, kind in KINDS.items():
-        pairs = [(key, e) for key, part in parts.items() for e in part.entries]
-        pairs = [(key, entry) for key, entry in pairs if isinstance(entry, kind)]
-        arrays[f"{name}_part"] = np.array([key for key, _ in pairs], str)
-        for column in dataclasses.fields(kind):
-            values = [getattr(entry, column.name) for _, entry in pairs]
-            arrays[f"{name}_{column.name}"] = np.array(values, column.type)
-    return arrays
-
-
-def _parts(result: Result) -> dict[str, Part]:
-    parts = {name: Part([], **told) for name, told in result.meta["parts"].items()}
-    for name, kind in KINDS.items():
-        names = [column.name for column in dataclasses.fields(kind)]
-        columns = [result[f"{name}_{column}"].tolist() for column in names]
-        for key, *values in zip(result[f"{name}_part"].tolist(), *columns, strict=True):
-            parts[key].entries.append(kind(*values))
-    return parts

@@ -1,26 +1,22 @@
-"""The benchmark's tables: as plain text for a terminal, as Markdown for their page."""
+"""The benchmark's tables, in Markdown."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from lab import results
 from lab.results import Result
-from report.speed.entries import Peak, Point, Row, entries, path, read
+from report.speed.entries import Peak, Point, Row, entries, path
 
 Table = list[tuple[str, ...]]  # the first line is its head
-NOT_MEASURED = "not measured yet\n"
 LIMIT = 4096  # MB that a script may hold on the CPU, text's apart
 
 
 def slope(sizes: Sequence[float], values: Sequence[float]) -> float:
-    """Of log values on log sizes, by least squares; nan unless two or more sizes have a value."""
-    x, y = np.log(sizes), np.log(values)
-    known = np.isfinite(y)
-    if len(set(x[known])) < 2:
-        return float("nan")
-    return float(np.polyfit(x[known], y[known], 1)[0])
+    """Of log values on log sizes, by least squares."""
+    return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
 
 
 def rows_table(rows: Sequence[Row]) -> Table:
@@ -36,15 +32,14 @@ def growth_table(points: Sequence[Point]) -> Table:
     """Slopes on logarithmic axes, beside those of the series' laws."""
     head = ("what grows", "sizes", "seconds", "slope", "its law's", "MB", "slope of memory")
     table: Table = [head]
-    for series, axis, members in by_series(points):
-        sizes, costs, seconds, megabytes = zip(
-            *((p.size, p.cost, p.seconds, p.megabytes) for p in members), strict=True
-        )
-        cells = [f"{sizes[0]:,.0f} to {sizes[-1]:,.0f}", ends(seconds)]
-        cells += [f"{slope(sizes, seconds):z.2f}", f"{slope(sizes, costs):z.2f}"]
-        is_known = all(value == value for value in megabytes)
+    for series, axis in dict.fromkeys((point.series, point.axis) for point in points):
+        members = sorted(p[2:] for p in points if p[:2] == (series, axis))
+        sizes, costs, seconds, megabytes = np.array(members).T
+        cells = [f"{series}, by {axis}", f"{sizes[0]:,.0f} to {sizes[-1]:,.0f}", ends(seconds)]
+        cells += [f"{slope(sizes, values):z.2f}" for values in (seconds, costs)]
+        is_known = np.isfinite(megabytes).all()
         cells += [ends(megabytes), f"{slope(sizes, megabytes):z.2f}"] if is_known else ["", ""]
-        table.append((f"{series}, by {axis}", *cells))
+        table.append(tuple(cells))
     return table
 
 
@@ -53,24 +48,15 @@ def peaks_table(peaks: Sequence[Peak]) -> Table:
     labels = list(dict.fromkeys(peak.data for peak in peaks))
     table: Table = [("script", *(f"{label}, MB" for label in labels))]
     for script, group in itertools.groupby(peaks, lambda peak: peak.script):
-        held = {peak.data: peak for peak in group}
-        table.append((script, *(_held(held.get(label)) for label in labels)))
+        held = {peak.data: _held(peak) for peak in group}
+        table.append((script, *(held.get(label, "") for label in labels)))
     return table
 
 
-def _held(peak: Peak | None) -> str:
-    if peak is None:
-        return ""
+def _held(peak: Peak) -> str:
     notes = [f"above {LIMIT:,}"] if peak.megabytes > LIMIT else []
     notes += [] if peak.ended else [f"in the first {peak.seconds:.0f} s"]
     return f"{peak.megabytes:,.0f}" + (f" ({', '.join(notes)})" if notes else "")
-
-
-def by_series(points: Sequence[Point]) -> Iterator[tuple[str, str, list[Point]]]:
-    """Each series, its axis, and its points in the order of their sizes."""
-    for series, axis in dict.fromkeys((point.series, point.axis) for point in points):
-        members = [p for p in points if (p.series, p.axis) == (series, axis)]
-        yield series, axis, sorted(members, key=lambda point: point.size)
 
 
 def ends(values: Sequence[float]) -> str:
@@ -83,42 +69,24 @@ def number(value: float) -> str:
     return f"{value:,.{digits}f}" if value == 0 or abs(value) >= 0.01 else f"{value:.1g}"
 
 
-def tables(result: Result) -> list[Table]:
-    """Those that have entries."""
-    kinds = ((Row, rows_table), (Point, growth_table), (Peak, peaks_table))
-    return [make(found) for kind, make in kinds if (found := entries(result, kind))]
-
-
-def plain(table: Table) -> str:
-    """Columns of fixed width."""
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = ("  ".join(map(str.ljust, line, widths)).rstrip() for line in table)
-    return "\n".join(lines) + "\n"
-
-
-def markdown(table: Table) -> str:
-    lines = [table[0], ("---",) * len(table[0]), *table[1:]]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+def tables(result: Result) -> list[str]:
+    """Markdown of those that have entries."""
+    kinds = {"row": rows_table, "point": growth_table, "peak": peaks_table}
+    found = (make(own) for kind, make in kinds.items() if (own := entries(result, kind)))
+    ruled = ((table[0], ("---",) * len(table[0]), *table[1:]) for table in found)
+    return ["".join(f"| {' | '.join(line)} |\n" for line in table) for table in ruled]
 
 
 def provenance_line(result: Result) -> str:
     """Machine, versions, commits and dates of what was measured."""
-    meta = result.meta
-    told = [f"{part['date']} ({part['commit']})" for part in meta["parts"].values()]
-    minutes = sum(part["seconds"] for part in meta["parts"].values()) / 60
-    versions = f"Python {meta['versions']['python']}, torch {meta['versions']['torch']}"
-    when = ", ".join(dict.fromkeys(told))
-    return f"{meta['machine']}; {versions}; measured {when} in {minutes:.0f} minutes.\n"
+    parts, versions = result.meta["parts"].values(), result.meta["versions"]
+    when = ", ".join(dict.fromkeys(f"{part['date']} ({part['commit']})" for part in parts))
+    minutes = sum(part["seconds"] for part in parts) / 60
+    made = f"Python {versions['python']}, torch {versions['torch']}"
+    return f"{result.meta['machine']}; {made}; measured {when} in {minutes:.0f} minutes.\n"
 
 
 def speed_section(root: Path) -> str:
-    """Markdown: on CPU and GPU what measured, every table, and the picture of growth."""
-    parts = []
-    for device in ("cpu", "cuda"):
-        if (result := read(root, device)) is None:
-            continue
-        parts += [provenance_line(result), *map(markdown, tables(result))]
-        if entries(result, Point):
-            name = path(root, "growth.png", device).name
-            parts.append(f"![Seconds and memory by size, on logarithmic axes]({name})\n")
-    return "\n".join(parts) or NOT_MEASURED
+    """Markdown: on CPU and GPU what measured, and every table."""
+    found = map(results.read, filter(Path.exists, (path(root, device=d) for d in ("cpu", "cuda"))))
+    return "\n".join(part for r in found for part in (provenance_line(r), *tables(r)))

@@ -1,151 +1,145 @@
-"""Training: against the machine's matrix-product rate, and grokking against the plain loop."""
+"""Training the network of Figure 2: beside the matrix product, and beside the published way.
 
-from collections.abc import Callable, Sequence
+The published way: one network at a time, whose samples a DataLoader reads one by one as
+torchvision's data sets do, and ten Newton–Schulz steps for the polar factor.
+"""
+
+import functools
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.functional import to_pil_image, to_tensor
 
 from core.gram import GramWhitening
-from experiment import grokking, vae_train, whiten
-from lab import cpu
+from core.polar import newton_schulz
+from experiment import whiten
+from lab import cpu, training
 from lab.data import Images
 from lab.models import MLP
-from lab.replicas import Replica, generators, make_optimizer
+from lab.replicas import Replica, deal, generators, make_optimizer
 from lab.results import Arrays
-from report.speed.entries import Row
-from report.speed.timing import dealt_seconds, in_turn, synthetic, timed_epochs
+from report.speed.entries import Entry, Point, Row
+from report.speed.timing import MNIST, in_turn, synthetic
 
+CONFIG = whiten.Config()
+RATE = 0.01
+SEEDS = 5
 PRODUCT = 2048  # rows and columns of the matrices whose product is the machine's rate
+SAMPLES = 16_000  # of the epoch whose rate is measured
+PUBLISHED_SAMPLES, MNIST_SAMPLES = 3200, 60_000  # of the epoch beside the published way; of a whole
+REPLICAS, JOBS, GROWTH_SAMPLES = (1, 2, 5, 20), (1, 2), 6400  # networks, processes, their epoch's
 
 
-def mlp_widths(images: Images) -> tuple[int, ...]:
-    """Of the network of Figure 2."""
-    config = whiten.Config()
-    return (images.x_train[0].numel(), *[config.width] * config.depth, images.classes)
+def widths(images: Images) -> tuple[int, ...]:
+    return (images.x_train[0].numel(), *[CONFIG.width] * CONFIG.depth, images.classes)
 
 
-def sequential(widths: Sequence[int], activation: type[nn.Module]) -> nn.Sequential:
-    """One network of linear layers, as it is written where replicas are no concern."""
-    parts = [part for d, m in pairwise(widths) for part in (nn.Linear(d, m), activation())]
-    return nn.Sequential(*parts[:-1])
-
-
-def train_mlp(images: Images, replicas: Sequence[Replica], method: str = "plain") -> Arrays:
-    """One epoch of the network of Figure 2; the seconds that it took, (R,)."""
-    config = whiten.Config()
-    model = MLP(mlp_widths(images), generators(replicas, "weights")).to(images.x_train.device)
+def epoch(images: Images, method: str, replicas: Sequence[Replica]) -> Arrays:
+    """Train R replicas for an epoch, and measure nothing."""
+    model = MLP(widths(images), generators(replicas, "weights")).to(images.x_train.device)
     optimizer = make_optimizer(
-        torch.optim.SGD, model, replicas, momentum=config.momentum, fused=True
+        torch.optim.SGD, model, replicas, momentum=CONFIG.momentum, fused=True
     )
     if method != "plain":
         GramWhitening(optimizer, method, batch_dims=1)
-    return timed_epochs(model, optimizer, images, config.batch_size, replicas)
+    with cpu.kernels_for(list(model.parameters())):
+        for x, y in training.shuffled_batches(
+            images, CONFIG.batch_size, generators(replicas, "order")
+        ):
+            training.cross_entropy(model(x), y).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    return {}
 
 
-def train_vae(images: Images, replicas: Sequence[Replica]) -> Arrays:
-    """One epoch of the VAE of Figures 5 and 10; the seconds that it took, (R,)."""
-    device = images.x_train.device
-    config = vae_train.Config(device=device.type)
-    model = vae_train.build(config, images, replicas)
-    optimizer = make_optimizer(torch.optim.Adam, model, replicas, fused=True)
-    betas = torch.tensor([replica.settings["beta"] for replica in replicas], device=device)
-    sources = generators(replicas, "noise")
-
-    def loss(x: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
-        noise = vae_train.draw_noise(sources, x, config.latent)
-        return vae_train.objective(model, x, noise, betas)
-
-    return timed_epochs(model, optimizer, images, config.batch_size, replicas, loss)
+def seeds(number: int) -> list[Replica]:
+    return [Replica(seed, {"lr": RATE}) for seed in range(number)]
 
 
-def rate_row(
-    repeats: int,
-    device: str,
-    what: str,
-    group: Callable[[Images, Sequence[Replica]], Arrays],
-    images: Images,
-    replicas: Sequence[Replica],
-    mlps: Sequence[Sequence[int]],
-) -> Row:
-    """All replicas, while every core or GPU trains, against the machine's matrix-product rate.
+def dealt(
+    images: Images, replicas: Sequence[Replica], method: str = "plain", jobs: int | None = None
+) -> None:
+    """Train replicas as the experiments deal them."""
+    train, device = functools.partial(epoch, images, method), images.x_train.device.type
+    for _ in deal(train, replicas, device=device, jobs=jobs):
+        pass
 
-    mlps: the widths of the network's MLPs, the first one reading the images.
-    """
+
+def rate(device: str) -> Iterator[Row]:
+    """One thread, or all replicas of a GPU, against the matrix product's rate."""
+    images, replicas = synthetic(SAMPLES, device=device), seeds(SEEDS if device == "cuda" else 1)
+    sizes = [d * m for d, m in pairwise(widths(images))]
     # forward, backward to the weights, and backward to the inputs of all layers but the first
-    sizes = [d * m for widths in mlps for d, m in pairwise(widths)]
-    operations = 2 * len(images.x_train) * (3 * sum(sizes) - sizes[0]) * len(replicas)
+    operations = 2 * SAMPLES * (3 * sum(sizes) - sizes[0]) * len(replicas)
     a = torch.randn(PRODUCT, PRODUCT, device=device)
-    side_by_side = cpu.available_cores() if device == "cpu" else torch.cuda.device_count() or 1
-    seconds = []
-
-    def train() -> None:
-        seconds.append(dealt_seconds(group, images, replicas, device) / side_by_side)
-
-    _, product = in_turn(repeats, train, lambda: a @ a)
-    rate, most = operations / np.median(seconds[1:]), 2 * PRODUCT**3 / product
-    what = f"training {len(replicas)} replicas of the {what}"
-    return Row(what, rate / 1e9, "the matrix product", most / 1e9, "GFLOP/s", 0.6)
+    ways = functools.partial(epoch, images, "plain", replicas), lambda: a @ a
+    ours, product = in_turn(*ways, threads=1)
+    layers = "–".join(map(str, widths(images)))
+    what = f"training {len(replicas)} replicas of the MLP {layers}, batch {CONFIG.batch_size}"
+    rates = operations / ours / 1e9, 2 * PRODUCT**3 / product / 1e9
+    yield Row(what, rates[0], "the matrix product", rates[1], "GFLOP/s", 0.6)
 
 
-def rate_rows(samples: int, repeats: int, device: str) -> list[Row]:
-    """The MLP of Figure 2, and the VAE on images of MNIST's size."""
-    seeds = [Replica(seed, {"lr": 0.01}) for seed in range(5)]
-    images = synthetic(samples, device=device)
-    mlp = mlp_widths(images)
-    what = f"MLP {'–'.join(map(str, mlp))}, batch {whiten.Config().batch_size}"
-    mlp_row = rate_row(repeats, device, what, train_mlp, images, seeds, [mlp])
-    vae = vae_train.Config()
-    images = synthetic(samples, (1, 28, 28), device)
-    betas = [Replica(0, {"lr": vae.learning_rate}, {"beta": beta}) for beta in vae.betas[:4]]
-    encoder = (784, vae.hidden, vae.hidden, 2 * vae.latent)
-    decoder = (vae.latent, vae.hidden, vae.hidden, 784)
-    widths = "–".join(map(str, (*encoder[:-1], vae.latent, *decoder[1:])))
-    what = f"VAE {widths}, batch {vae.batch_size}"
-    return [mlp_row, rate_row(repeats, device, what, train_vae, images, betas, [encoder, decoder])]
+class OneByOne(Dataset):
+    """Images as torchvision's data sets give them: one at a time, from a PIL image."""
+
+    def __init__(self, images: Images) -> None:
+        self.x, self.y = images.x_train.cpu(), images.y_train.cpu().tolist()
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        return to_tensor(to_pil_image(self.x[i])), self.y[i]
 
 
-def train_grokking(images: Images, replicas: Sequence[Replica]) -> Arrays:
-    """An epoch of the network of Figure 13 without its measures; seconds that it took, (R,)."""
-    config = grokking.Config(device=images.x_train.device.type)
-    model, optimizer = grokking.build(config, images, replicas)
-    return timed_epochs(model, optimizer, images, config.batch_size, replicas)
+def published_network(images: Images) -> nn.Sequential:
+    """One network of Figure 2, before training."""
+    parts = [part for d, m in pairwise(widths(images)) for part in (nn.Linear(d, m), nn.GELU())]
+    return nn.Sequential(nn.Flatten(), *parts[:-1]).to(images.x_train.device)
 
 
-def naive_grokking(images: Images, weight_decay: float) -> None:
-    """The same the straightforward way: one network, samples collated one by one."""
-    config = grokking.Config()
-    widths = (images.x_train.shape[1], *[config.width] * config.depth, images.classes)
-    model = sequential(widths, nn.ReLU).to(images.x_train.device, torch.float64)
-    optimizer = torch.optim.AdamW(
-        model.parameters(),
-        config.learning_rate,
-        (config.beta1, config.beta2),
-        weight_decay=weight_decay,
+def published_epoch(images: Images, model: nn.Module, whitened: bool) -> None:
+    device, optimizer = (
+        images.x_train.device,
+        torch.optim.SGD(model.parameters(), RATE, CONFIG.momentum),
     )
-    samples = TensorDataset(images.x_train.double(), images.y_train)
-    for x, y in DataLoader(samples, config.batch_size, shuffle=True):
+    weights = [p for p in model.parameters() if p.ndim == 2 and whitened]
+    for x, y in DataLoader(OneByOne(images), CONFIG.batch_size, shuffle=True):
         optimizer.zero_grad()
-        functional.cross_entropy(model(x), y).backward()
+        functional.cross_entropy(model(x.to(device)), y.to(device)).backward()
+        before = [weight.detach().clone() for weight in weights]
         optimizer.step()
+        with torch.no_grad():
+            for weight, first in zip(weights, before, strict=True):
+                weight.copy_(newton_schulz(first @ weight.mT) @ weight)
 
 
-def grokking_row(replicas: int, repeats: int, device: str) -> Row:
-    """An epoch of Figure 13's replicas, against one network at a time."""
-    preset = grokking.Config()
-    images = grokking.addition(preset.modulus, preset.test_share, device)
-    every = [
-        Replica(seed, {"lr": preset.learning_rate, "weight_decay": decay})
-        for decay in preset.weight_decays
-        for seed in preset.seeds
-    ][:replicas]
-    ours, naive = in_turn(
-        repeats,
-        lambda: dealt_seconds(train_grokking, images, every, device),
-        lambda: [naive_grokking(images, replica.options["weight_decay"]) for replica in every],
-    )
-    what = f"grokking, an epoch of {len(every)} replicas in float64"
-    return Row(what, ours, "one at a time, sample by sample", naive, "s", 10)
+def published(device: str) -> Iterator[Row]:
+    """A whole epoch on images of MNIST's size, from one of fewer samples, a seed."""
+    images = synthetic(PUBLISHED_SAMPLES, MNIST, device)
+    whole = MNIST_SAMPLES / PUBLISHED_SAMPLES
+    for what, method, against, aim in (
+        ("plain", "plain", "one seed at a time, sample by sample", 5),
+        ("whitened", "exact", "the same, ten Newton–Schulz steps", 1),
+    ):
+        ours, theirs = in_turn(
+            functools.partial(dealt, images, seeds(SEEDS), method),
+            lambda w=what == "whitened": published_epoch(images, published_network(images), w),
+        )
+        what = f"Figure 2, an epoch on 60,000 images of MNIST's size, {what}, a seed of {SEEDS}"
+        yield Row(what, whole * ours / SEEDS, against, whole * theirs, "s", aim)
+
+
+def growth(device: str) -> Iterator[Entry]:
+    """By replicas; the law is that of rounds of `jobs`, on a GPU, where all are a batch, of all."""
+    images = synthetic(GROWTH_SAMPLES, MNIST, device)
+    for jobs in JOBS if device == "cpu" else (1,):
+        series = f"training, {jobs} job{'s' * (jobs > 1)}" if device == "cpu" else "training"
+        for count in REPLICAS:
+            (seconds,) = in_turn(functools.partial(dealt, images, seeds(count), jobs=jobs))
+            yield Point(series, "replicas", count, -(-count // jobs), seconds)
