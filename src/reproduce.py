@@ -37,7 +37,7 @@ from report import index
 from report.lookup import divergences, experiment
 from report.recipes import RECIPES, Recipe, flags, picture
 from report.rules import CLAIMS
-from report.steps import Step, in_words, plan, time_left
+from report.steps import Step, expected, in_words, plan
 from report.verdicts import counts, decided_by
 
 NOTEBOOKS = cli.ROOT / "notebook"
@@ -228,24 +228,33 @@ def perform(config: Config, steps: Sequence[Step]) -> Iterator[tuple[int, tuple[
         yield i, perform_one(steps[i])
 
 
+def work(config: Config, steps: Sequence[Step]) -> list[float]:
+    """Seconds that the repository's results of each step took, beyond those that are there."""
+    committed = [expected(step, cli.ROOT / "results", config.scale) for step in steps]
+    there = [0 if config.overwrite else expected(s, config.results, config.scale) for s in steps]
+    return [max(0.0, c - t) for c, t in zip(committed, there, strict=True)]
+
+
+def about(left: Sequence[float]) -> str:
+    return f", about {in_words(sum(left))} to go" if any(left) else ""
+
+
 def main() -> None:
     config = cli.parse(Config, {}, __doc__)
     folder = config.results / config.scale
     files.check_writable(folder / "figures")
-    words = functools.partial(command_line, config)
-    steps = plan(config.figures, words, config.scale, config.processes)
+    steps = plan(config.figures, functools.partial(command_line, config))
+    left = work(config, steps)
     took: dict[int, float] = {}
     drawn: list[str] = []
     failed: set[str] = set()
-    left = functools.partial(time_left, steps, took, config.scale, config.processes)
-    print(f"{len(config.figures)} figures, about {in_words(left())}", flush=True)
+    print(f"{len(config.figures)} figures{about(left)}", flush=True)
     for i, (well, took[i]) in perform(config, steps):
-        step = steps[i]
+        step, left[i] = steps[i], 0.0
         failed.update(() if well else step.figures)
         drawn += () if step.words else step.figures
-        state = f"{len(drawn)} of {len(config.figures)} figures"
-        more = f", about {in_words(left())} left" if len(took) < len(steps) else ""
-        print(f"{shown(step)} took {took[i]:.0f} s; {state}{more}", flush=True)
+        state = f"{len(drawn)} of {len(config.figures)} figures{about(left)}"
+        print(f"{shown(step)} took {took[i]:.0f} s; {state}", flush=True)
         for figure in () if step.words else step.figures:
             path = folder / "figures" / f"{picture(figure)}.png"
             print(f"figure {figure}: {path if well else 'failed'}", flush=True)

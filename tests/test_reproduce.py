@@ -10,7 +10,7 @@ import nbformat
 import pytest
 
 import reproduce
-from lab import cli, program
+from lab import cli, program, results
 from report.recipes import RECIPES
 from reproduce import Config
 
@@ -55,13 +55,28 @@ def test_it_says_where_it_is_and_where_the_pictures_are(monkeypatch, tmp_path, c
     states = [int(n) for n in re.findall(rf"; (\d+) of {len(RECIPES)} figures", printed)]
     assert states == sorted(states)
     assert states[-1] == len(RECIPES)
-    assert len(re.findall(r", about .+ left$", printed, re.MULTILINE)) == len(order) - 1
     drawn = re.findall(r"^figure (\w+): (.*)\.png$", printed, re.MULTILINE)
     folder = tmp_path / "quick" / "figures"
     names = {f: RECIPES[f].picture or f"figure{f}" for f in RECIPES}
     assert dict(drawn) == {f: str(folder / name) for f, name in names.items()}
     assert printed.endswith(f"all figures: {tmp_path / 'quick' / 'index.html'}\n")
     assert (tmp_path / "quick" / "index.html").is_file()
+
+
+def test_how_long_it_will_take_is_what_the_committed_results_took(tmp_path):
+    steps = reproduce.plan(("1", "4"), lambda *_: ("some", "words"))
+    seconds = reproduce.work(Config(results=tmp_path), steps)
+    by_file = {step.file: each for step, each in zip(steps, seconds, strict=True)}
+    every = (cli.ROOT / "results" / "paper" / "target_linearity").glob("*.npz")
+    wanted = {"optimizer": "sgd", "learning_rate": 0.005}
+    sgd = [r for r in map(results.read, every) if wanted.items() <= r.config.items()]
+    assert by_file.pop("target_linearity.py") == sum(r.meta["seconds"] for r in sgd) > 0
+    assert by_file.pop("swissroll.py") > 0
+    assert not any(by_file.values())  # of notebooks nothing is known
+    assert reproduce.about(seconds).startswith(", about ")
+    assert not any(reproduce.work(Config(), steps))  # all are there
+    assert sum(reproduce.work(Config(overwrite=True), steps)) == sum(seconds)
+    assert reproduce.about([0.0, 0.0]) == ""
 
 
 def test_a_figure_that_fails_is_told_and_the_others_are_made(monkeypatch, tmp_path, capsys):

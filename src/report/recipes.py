@@ -1,11 +1,11 @@
 """The paper's figures, and ours: which scripts and notebook make each, and what you should see."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lab import results
 from report.lookup import experiment, lookup
 
 
@@ -192,19 +192,21 @@ def figures_table(root: Path, scale: str) -> str:
 
 def took(root: Path, scale: str, recipe: Recipe) -> str:
     """Wall time of a figure's results, of all its scripts, on CPU and GPU."""
-    seconds: dict[str, float] = {}
+    every = Counter[str]()
     for name in recipe.scripts:
-        for run in _shown(name, root, scale, recipe):
-            device = "" if run.meta["device"].startswith("cpu") else " (GPU)"
-            seconds[device] = seconds.get(device, 0) + run.meta["seconds"]
+        every.update(seconds(name, root, scale, recipe))
     unit, divisor = ("min", 60) if scale == "paper" else ("s", 1)
-    each = (f"{total / divisor:.0f} {unit}{device}" for device, total in sorted(seconds.items()))
+    each = (f"{total / divisor:.0f} {unit}{device}" for device, total in sorted(every.items()))
     return ", ".join(each) or "not run here"
 
 
-def _shown(name: str, root: Path, scale: str, recipe: Recipe) -> list[results.Result]:
+def seconds(name: str, root: Path, scale: str, recipe: Recipe) -> Counter[str]:
+    """Wall time of the results of one of a figure's scripts, on CPU ("") and GPU (" (GPU)")."""
     without = ANY_ENCODER if name.startswith("bert") else ()
-    return lookup(experiment(name), root, scale, without, **recipe.settings(scale))
+    found = Counter[str]()
+    for run in lookup(experiment(name), root, scale, without, **recipe.settings(scale)):
+        found["" if run.meta["device"].startswith("cpu") else " (GPU)"] += run.meta["seconds"]
+    return found
 
 
 ANY_ENCODER = ("model",)  # Figure 11 is drawn of whatever encoder was run
