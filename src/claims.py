@@ -1,6 +1,6 @@
 """The paper's claims against the committed results: the rule, the number, the verdict.
 
-    python src/claims.py            # write results/CLAIMS.md, and the tables of other pages
+    python src/claims.py            # write results/CLAIMS.md, the page, and tables of other pages
     python src/claims.py --check    # fail where they differ from the results
 
 The rules stand in report/rules, how verdicts are reached in report/verdicts.py.
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab import cli
-from report import front
+from report import front, index
 from report.differences import differences_table
 from report.front import front_page
 from report.lookup import divergences
@@ -152,6 +152,7 @@ def documents(root: Path) -> dict[Path, str]:
         root / "benchmark" / "README.md": {"speed": speed_section(root)},
     }
     made = {root / "CLAIMS.md": claims}
+    made[root / "paper" / "index.html"] = index.page(root, "paper", judged)
     for path, tables in parts.items():
         made[path] = path.read_text(encoding="utf-8")
         for marker, content in tables.items():

@@ -170,11 +170,15 @@ def titles_table(judged: Judged) -> str:
 
 def summary(judged: Judged) -> str:
     """Markdown: how many claims are in each group, and what that amounts to."""
+    return " ".join([tally(judged), *sentences(judged)]) + "\n"
+
+
+def tally(judged: Judged) -> str:
+    """How many claims are in each group."""
     groups = grouped(judged)
     total = sum(len(numbers) for key, numbers in groups.items() if key != "ours")
     counts = (f"{len(groups[key])} {words}" for key, words in TALLY.items())
-    tally = f"Of the paper's {total} claims {', '.join(counts)}."
-    return " ".join([tally, *sentences(judged)]) + "\n"
+    return f"Of the paper's {total} claims {', '.join(counts)}."
 
 
 def grouped(judged: Judged) -> dict[str, list[int]]:

@@ -1,44 +1,34 @@
 """The page that shows all figures and claims of a folder of results: results/SCALE/index.html.
 
-A static file that reads no other but the figures beside it. The same results give the same page.
+A static file, made by index.html.j2, that reads no other but the figures beside it. The same
+results give the same page.
 """
 
-from collections.abc import Iterator, Sequence
-from html import escape
+import functools
+import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
-from lab import cli, files
-from report.lookup import divergences
-from report.recipes import RECIPES, Recipe, flags, picture, took
-from report.rules import number
-from report.verdicts import Claim, Finding, Judged, counts, decided_by, flat
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-NOTEBOOKS = cli.ROOT / "notebook"
-STYLE = """
-:root { color-scheme: light dark; --line: #8884; }
-body { font: 1rem/1.5 system-ui, sans-serif; max-width: 72rem; margin: 0 auto }
-body { padding: 0 1rem 4rem }
-h1 { line-height: 1.2; font-size: 1.6rem } h2 { margin-top: 3rem; font-size: 1.2rem }
-table { border-collapse: collapse; width: 100% } caption { text-align: left; padding: .5rem 0 }
-th, td { text-align: left; vertical-align: top; padding: .4rem .8rem .4rem 0 }
-tr { border-bottom: 1px solid var(--line) } code { overflow-wrap: anywhere; font-size: .85em }
-figure { margin: 1rem 0 } figcaption { font-size: .85rem }
-img { max-width: 100%; height: auto; background: #fff }
-.verdict { border-left: .3rem solid #888; padding-left: .4rem; white-space: nowrap }
-.holds { border-color: #2a2 } .part { border-color: #d90 } .fails { border-color: #c33 }
-@media (max-width: 45rem) {
-  thead { display: none } tr, td, tbody { display: block }
-  tr { padding: .6rem 0 } td { padding: .1rem 0; overflow-wrap: anywhere }
-  td[data-name]::before { content: attr(data-name) ": "; opacity: .7 }
-}
-"""
-KINDS = {"holds": "holds", "holds in part": "part", "does not hold": "fails"}  # of a verdict's mark
+from lab import cli, files
+from report.captions import CAPTIONS
+from report.front import sentences, tally
+from report.lookup import divergences
+from report.recipes import RECIPES, flags, picture, took
+from report.rules import number
+from report.verdicts import ASPECTS, Claim, Finding, Judged, counts, decided_by, flat
+
+CLAIMS_PAGE = "results/CLAIMS.md"
+# of a line of its table of claims: number and the paper's verdict
+COMMITTED = re.compile(r"^\| (\d+): [^|]* \| ([^|]*) \|", re.MULTILINE)
 
 
 def write(root: Path, scale: str, judged: Judged) -> Path:
     """Write the page, whole or not at all; returns its path."""
-    path = root / scale / "index.html"
-    files.write_whole(path, lambda file: file.write(page(root, scale, judged).encode()))
+    path, text = root / scale / "index.html", page(root, scale, judged)
+    files.write_whole(path, lambda file: file.write(text.encode()))
     return path
 
 
@@ -50,131 +40,93 @@ def page(root: Path, scale: str, judged: Judged) -> str:
         scale: "paper" or "quick".
         judged: every claim's findings.
     """
-    title = f"The weight Gram matrix: every figure and claim at {scale} scale"
-    lines = [
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>",
-        '<p>A reproduction of <a href="https://arxiv.org/abs/2605.06258">arXiv 2605.06258</a>, '
-        "written by <code>src/reproduce.py</code> from the results of this folder. "
-        '<a href="#claims">The claims</a> stand below the figures.</p>',
-        *_figures_table(root, scale, judged),
-    ]
-    for figure, recipe in RECIPES.items():
-        lines += _section(root, scale, figure, recipe, judged)
-    shown = {path for figure in RECIPES for path in _pictures(root, scale, figure)}
-    further = [path for path in _all_pictures(root, scale) if path not in shown]
-    if further:
-        lines += ["<h2>Further pictures</h2>", *(_picture(path, path.stem) for path in further)]
-    lines += [*_claims_table(judged), "</body>\n</html>\n"]
-    return "\n".join(lines)
-
-
-def _figures_table(root: Path, scale: str, judged: Judged) -> Iterator[str]:
-    rows = []
-    for figure, recipe in RECIPES.items():
-        pictures = [path for path in _pictures(root, scale, figure) if path.suffix == ".png"]
-        links = [f'<a href="{_link(p)}">{escape(p.name)}</a>' for p in pictures[:1]]
-        verdicts = [
-            _mark(claim.verdicts(findings)[0], f"{number(claim)}: ")
-            for claim, findings in _claims(judged, figure)
-        ]
-        name = f'<a href="#figure-{figure}">{escape(_title(figure, recipe))}</a>'
-        notebook = _notebook(root, recipe)
-        cells = (notebook, name, *(links or ["not made yet"]), took(root, scale, recipe))
-        rows.append((*cells, "".join(verdicts) or "no claim"))
-    caption = "Which notebook draws what, and what claims say of it by its own results alone"
-    yield from _table(caption, ("notebook", "figure", "picture", "took", "claims"), rows)
-
-
-def _claims_table(judged: Judged) -> Iterator[str]:
-    rows = []
-    for claim, by_figure in judged.items():
-        findings = flat(by_figure)
-        links = (f'<a href="#figure-{figure}">{figure}</a>' for figure in claim.figures)
-        text = f"{number(claim)}: {escape(claim.text)}"
-        verdicts = map(_mark, claim.verdicts(findings))
-        rows.append((text, *verdicts, escape(decided_by(findings)), ", ".join(links)))
-    yield '<h2 id="claims">The claims</h2>'
-    caption = (
-        "The paper's: on its own sentence, data and rows; ours: on everything else. Decided by: a "
-        "finding that is not met, or not decided, where there is one"
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    names = ("claim", "the paper's", "ours", "decided by", "figures")
-    yield from _table(caption, names, rows)
+    folder = root / scale
+    every = [p for p in folder.glob("figures/*") if p.suffix in (".png", ".gif")]
+    every.sort(key=lambda path: (path.stem, path.suffix == ".gif"))
+    pictures = {figure: [p for p in every if shows(p, figure)] for figure in RECIPES}
+    shown = [path for paths in pictures.values() for path in paths]
+    committed = {} if scale == "paper" else committed_verdicts()
+    return environment.get_template("index.html.j2").render(
+        scale=scale,
+        option="" if scale == "paper" else " --scale quick",
+        tally=tally,
+        sentences=sentences,
+        recipes=RECIPES,
+        judged=judged,
+        pictures=pictures,
+        further=[path for path in every if path not in shown],
+        title=title,
+        caption=caption,
+        flags=flags,
+        made=lambda script: [path.name for path in sorted(folder.glob(f"{script}/*.npz"))],
+        took=functools.partial(took, root, scale),
+        divergences=functools.partial(divergences, root, scale),
+        verdicts=lambda claim, findings: verdicts(claim, findings, committed),
+        number=number,
+        counts=counts,
+        decided_by=decided_by,
+        flat=flat,
+        heading=heading,
+        claims_page=CLAIMS_PAGE,
+        to=functools.partial(link, folder),
+    )
 
 
-def _table(caption: str, names: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """A table of cells that are HTML."""
-    head = "".join(f'<th scope="col">{name}</th>' for name in names)
-    yield f"<table>\n<caption>{caption}</caption>\n<thead><tr>{head}</tr></thead>\n<tbody>"
-    for row in rows:
-        pairs = zip(names, row, strict=True)
-        cells = (f'<td data-name="{name}">{cell}</td>' for name, cell in pairs)
-        yield f"<tr>{''.join(cells)}</tr>"
-    yield "</tbody>\n</table>"
+def committed_verdicts() -> dict[int, str]:
+    """Number of a claim -> the paper's verdict at paper scale, as CLAIMS.md has it."""
+    path = cli.ROOT / CLAIMS_PAGE
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return {int(digits): said for digits, said in COMMITTED.findall(text)}
 
 
-def _section(root: Path, scale: str, figure: str, recipe: Recipe, judged: Judged) -> Iterator[str]:
-    """A figure: what it should show, its commands, its pictures, and what claims say of it."""
-    title = _title(figure, recipe)
-    yield f'<h2 id="figure-{figure}">{escape(title)}</h2>'
-    yield f"<p>What you should see: {escape(recipe.see)}.</p>"
-    words = " ".join(["", *flags(recipe.options), *(["--scale quick"] * (scale == "quick"))])
-    for script in recipe.scripts:
-        yield f"<p><code>python src/experiment/{script}.py{escape(words)}</code></p>"
-    pictures = _pictures(root, scale, figure)
-    for i, path in enumerate(pictures):
-        yield _picture(path, f"{title}: {recipe.see}" if i == 0 else f"{title}: {path.stem}")
-    if not pictures:
-        yield "<p>Not made yet.</p>"
-    for claim, findings in _claims(judged, figure):
-        yield f"<p>Claim {number(claim)}: {escape(claim.text)}.</p>"
-        papers, ours = claim.verdicts(findings)
-        yield _mark(papers, "the paper's: ") + _mark(ours, "ours: ")
-        yield f"<p>{escape(counts(findings))}. {escape(decided_by(findings))}</p>"
-    for line in divergences(root, scale, recipe.scripts):
-        yield f"<p>{escape(line)}</p>"
+def verdicts(
+    claim: Claim, findings: Sequence[Finding], committed: dict[int, str]
+) -> dict[str, str]:
+    """Whose -> verdict; beside those of another scale the committed ones, where there are any."""
+    papers, ours = claim.verdicts(findings)
+    if not committed:
+        return {"the paper's": papers, "ours": ours}
+    # at quick scale no sentence is judged as the paper's, but a theorem is
+    is_theorem = not {finding.part for finding in findings}.isdisjoint(ASPECTS)
+    said = (papers if is_theorem else ours) if findings else "not run"
+    return {"quick scale": said, "paper scale": committed[number(claim)]}
 
 
-def _claims(judged: Judged, figure: str) -> list[tuple[Claim, Sequence[Finding]]]:
-    return [(claim, rows[figure]) for claim, rows in judged.items() if figure in rows]
+def title(figure: str) -> str:
+    name = RECIPES[figure].title
+    return f"Figure {figure}: {name}" if figure.isdecimal() else name[0].upper() + name[1:]
 
 
-def _mark(said: str, before: str = "") -> str:
-    """A verdict with a coloured edge."""
-    return f'<div class="verdict {KINDS.get(said, "")}">{before}{said}</div>'
-
-
-def _title(figure: str, recipe: Recipe) -> str:
-    return f"Figure {figure}: {recipe.title}" if figure.isdecimal() else recipe.title
-
-
-def _notebook(root: Path, recipe: Recipe) -> str:
-    """A notebook's name, a link where the results lie in the repository."""
-    name = f"{recipe.notebook}.ipynb"
-    if root.resolve() != (cli.ROOT / "results").resolve():
-        return name
-    return f'<a href="../../{NOTEBOOKS.name}/{name}">{name}</a>'
-
-
-def _all_pictures(root: Path, scale: str) -> list[Path]:
-    folder = root / scale / "figures"
-    return sorted(path for path in folder.glob("*") if path.suffix in (".png", ".gif"))
-
-
-def _pictures(root: Path, scale: str, figure: str) -> list[Path]:
-    """A figure's pictures, its own first, then its supplements."""
+def shows(path: Path, figure: str) -> bool:
+    """Whether a picture is a figure's own or one of its supplements."""
     name = picture(figure)
-    every = _all_pictures(root, scale)
-    own = [p for p in every if p.stem == name or p.stem.startswith(f"{name}_")]
-    return sorted(own, key=lambda path: (path.stem != name, path.suffix != ".png", path.stem))
+    return path.stem == name or path.stem.startswith(f"{name}_")
 
 
-def _picture(path: Path, alt: str) -> str:
-    image = f'<img src="{_link(path)}" alt="{escape(alt)}" loading="lazy">'
-    return f"<figure>\n{image}\n<figcaption>{escape(path.name)}</figcaption>\n</figure>"
+def caption(path: Path, figure: str) -> str:
+    """A sentence on a picture."""
+    if path.stem == picture(figure):
+        moving = ", by epoch" if path.suffix == ".gif" else ""
+        return f"{title(figure)}{moving}: {RECIPES[figure].see}."
+    said = CAPTIONS.get(path.stem, path.stem.removeprefix(f"{picture(figure)}_").replace("_", " "))
+    return f"{title(figure)}: {said}."
 
 
-def _link(path: Path) -> str:
-    return f"figures/{escape(path.name)}"
+def heading(claim: Claim) -> str:
+    """The anchor of a claim's heading in CLAIMS.md, as GitHub makes it."""
+    words = re.sub(r"[^\w\- ]", "", f"Claim {number(claim)}: {claim.text}".lower())
+    return words.replace(" ", "-")
+
+
+def link(folder: Path, file: str) -> str:
+    """From the page to a file of the repository; empty where the results lie elsewhere."""
+    if not folder.resolve().is_relative_to(cli.ROOT) or not (cli.ROOT / file).exists():
+        return ""
+    return Path(os.path.relpath(cli.ROOT / file, folder.resolve())).as_posix()

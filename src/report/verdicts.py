@@ -225,10 +225,11 @@ def our_verdict(findings: Sequence[Finding]) -> str:
     """On all that the paper does not say, and whether controls shut other explanations out."""
     words = []
     if own := [f for f in findings if f.part == "ours"]:
-        words.append(verdict(own))
+        words.append(where_measured(own) or "not measured")
     if controls := [f for f in findings if f.part == "control"]:
-        said = verdict(controls)
+        said = where_measured(controls) or "not measured"
         shut = {"holds": "met", "holds in part": "met in part", "does not hold": "not met"}
+        shut["holds where measured"] = "met where measured"
         words.append(f"control {shut.get(said, said)}")
     return "; ".join(words) or NONE
 
@@ -236,11 +237,13 @@ def our_verdict(findings: Sequence[Finding]) -> str:
 def decided_by(findings: Sequence[Finding]) -> str:
     """The finding that keeps a claim from holding, or else the first, in short.
 
-    One of the paper's, where there is any.
+    Of what was measured one of the paper's, where there is any, else of ours, else a control.
     """
-    findings = [f for f in findings if f.part not in ("ours", "control")] or findings
+    measured = [f for f in findings if f.outcome != "not measured"] or findings
+    own = [f for f in measured if f.part not in ("ours", "control")]
+    chosen = own or [f for f in measured if f.part == "ours"] or measured
     order = ("not met", "not decided", "met", "not applicable", "not measured")
-    ranked = sorted(findings, key=lambda finding: order.index(finding.outcome))
+    ranked = sorted(chosen, key=lambda finding: order.index(finding.outcome))
     return ranked[0].short if ranked else ""
 
 

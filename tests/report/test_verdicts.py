@@ -200,6 +200,7 @@ def test_a_claim_is_decided_by_what_keeps_it_from_holding():
     assert verdicts.decided_by(rows) == "b: y: 2 [1, 3]"
     assert verdicts.decided_by([rows[0], *rows[2:]]) == "a: x: 1 [0, 2]"
     assert verdicts.decided_by(rows[2:]) == "c: z: 3"
+    assert verdicts.decided_by([rows[2], Finding("d", "w", "4", "met", 3, "ours")]) == "d: w: 4"
     assert verdicts.decided_by([Finding("c", "z")]) == "c: z: not measured"
     assert verdicts.decided_by([]) == ""
     assert verdicts.counts(rows) == "1 met, 1 not measured, 2 not met"
