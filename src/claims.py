@@ -108,6 +108,7 @@ def claims_table(judged: Mapping[Claim, Findings]) -> str:
     """Markdown: each claim with its rule, verdict and control, and a line a finding."""
     lines = []
     for claim, findings in judged.items():
+        lines += [f'<a id="claim-{number(claim)}"></a>', ""]  # notebooks link to it
         lines += [f"## Claim {number(claim)}: {claim.text}", "", f"Paper: {claim.source}.", ""]
         lines += [f"Rule: {claim.rule}.", "", f"Ours: {claim.ours}.", ""]
         verdicts = claim.verdicts(flat(findings))

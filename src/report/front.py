@@ -2,21 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
+from report import rules
 from report.quoted import Row
-from report.rules import (
-    encoders,
-    figure7,
-    generalisation,
-    grokking,
-    lemmas,
-    models,
-    number,
-    propositions,
-    statements,
-    training,
-    weights,
-    width,
-)
 from report.verdicts import ASPECTS, NONE, Finding, Judged, decided_by, flat, where_measured
 
 _JPEG = "CIFAR-10 from a JPEG copy"
@@ -54,32 +41,32 @@ SENTENCES = {
 # the claims that these sentences speak of
 NAMED = {
     "stands": (
-        weights.gram_movement,
-        weights.swiss_roll,
-        training.linearity,
-        models.autoencoders,
-        generalisation.generalisation,
+        rules.weights.gram_movement,
+        rules.weights.swiss_roll,
+        rules.training.linearity,
+        rules.models.autoencoders,
+        rules.generalisation.generalisation,
     ),
     "little": (
-        statements.theorem_2,
-        lemmas.lemma_3,
-        lemmas.lemma_4,
-        models.proposition_3,
-        propositions.proposition_4,
+        rules.statements.theorem_2,
+        rules.lemmas.lemma_3,
+        rules.lemmas.lemma_4,
+        rules.models.proposition_3,
+        rules.propositions.proposition_4,
     ),
     "fails": (
-        figure7.second_order,
-        width.frozen_features,
-        width.held_back,
-        weights.contours,
-        training.growth,
-        training.linearity_adam,
+        rules.figure7.second_order,
+        rules.width.frozen_features,
+        rules.width.held_back,
+        rules.weights.contours,
+        rules.training.growth,
+        rules.training.linearity_adam,
     ),
     "open": (
-        encoders.fine_tuning,
-        encoders.pre_training,
-        grokking.grokking_gaps,
-        statements.theorem_4,
+        rules.encoders.fine_tuning,
+        rules.encoders.pre_training,
+        rules.grokking.grokking_gaps,
+        rules.statements.theorem_4,
     ),
 }
 TALLY = {
@@ -154,7 +141,7 @@ def claims_table(judged: Judged) -> str:
     for claim, by_figure in judged.items():
         findings = flat(by_figure)
         verdicts = claim.verdicts(findings)
-        cells = (f"{number(claim)}: {claim.text}", *verdicts, decided_by(findings))
+        cells = (f"{rules.number(claim)}: {claim.text}", *verdicts, decided_by(findings))
         lines.append(f"| {' | '.join((*cells, ', '.join(claim.figures)))} |")
     return "\n".join(lines) + "\n"
 
@@ -163,7 +150,7 @@ def titles_table(judged: Judged) -> str:
     """Markdown: a line a claim, its title and both verdicts."""
     lines = ["|claim|the paper's|ours|", "|---|---|---|"]
     for claim, by_figure in judged.items():
-        cells = (f"{number(claim)}: {claim.title}", *claim.verdicts(flat(by_figure)))
+        cells = (f"{rules.number(claim)}: {claim.title}", *claim.verdicts(flat(by_figure)))
         lines.append(f"|{'|'.join(cells)}|")
     return "\n".join(lines) + "\n"
 
@@ -186,7 +173,7 @@ def grouped(judged: Judged) -> dict[str, list[int]]:
     groups: dict[str, list[int]] = {key: [] for key in SENTENCES}
     for claim, by_figure in judged.items():
         papers, _ = claim.verdicts(flat(by_figure))
-        groups[group(papers)].append(number(claim))
+        groups[group(papers)].append(rules.number(claim))
     return groups
 
 

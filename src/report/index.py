@@ -73,7 +73,6 @@ def page(root: Path, scale: str, judged: Judged) -> str:
         counts=counts,
         decided_by=decided_by,
         flat=flat,
-        heading=heading,
         claims_page=CLAIMS_PAGE,
         to=functools.partial(link, folder),
     )
@@ -117,12 +116,6 @@ def caption(path: Path, figure: str) -> str:
         return f"{title(figure)}{moving}: {RECIPES[figure].see}."
     said = CAPTIONS.get(path.stem, path.stem.removeprefix(f"{picture(figure)}_").replace("_", " "))
     return f"{title(figure)}: {said}."
-
-
-def heading(claim: Claim) -> str:
-    """The anchor of a claim's heading in CLAIMS.md, as GitHub makes it."""
-    words = re.sub(r"[^\w\- ]", "", f"Claim {number(claim)}: {claim.text}".lower())
-    return words.replace(" ", "-")
 
 
 def link(folder: Path, file: str) -> str:

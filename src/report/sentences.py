@@ -3,21 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from report.rules import (
-    encoders,
-    figure7,
-    generalisation,
-    grokking,
-    lemmas,
-    models,
-    number,
-    propositions,
-    statements,
-    training,
-    weights,
-    whitening,
-    width,
-)
+from report import rules
 from report.verdicts import Claim
 
 NO_DATA = "not run: its data could not be had"
@@ -29,218 +15,224 @@ class Sentence:
 
     where: str  # statement, section or figure
     text: str  # in other words
-    judged: tuple[Claim, ...] = ()
-    otherwise: str = ""  # what is to be said where no claim judges it
+    judged: tuple[Claim, ...]
+    otherwise: str  # what is to be said where no claim judges it
+
+
+def _sentence(where: str, text: str, *judged: Claim, otherwise: str = "") -> Sentence:
+    return Sentence(where, text, judged, otherwise)
 
 
 SENTENCES = (
-    Sentence(
+    _sentence(
         "Equations 1 and 2",
         "the Feature Learning Equation; the Gram after a step to first order",
-        (weights.gram_movement,),
+        rules.weights.gram_movement,
     ),
-    Sentence(
+    _sentence(
         "section 1",
         "the virtual trajectory straightens a Swiss roll along its target",
-        (weights.swiss_roll,),
+        rules.weights.swiss_roll,
     ),
-    Sentence(
+    _sentence(
         "Definition 1",
         "virtual update, Virtual Covariance, its shift",
         otherwise="a definition: claims 9 and 12 measure it",
     ),
-    Sentence(
+    _sentence(
         "Theorem 1",
         "the Gram's change is the shift, up to second order in the rate",
-        (weights.gram_movement,),
+        rules.weights.gram_movement,
     ),
-    Sentence(
+    _sentence(
         "Proposition 1",
         "the step of a layer's output is bounded by its virtual update, with the same sign",
-        (propositions.proposition_1,),
+        rules.propositions.proposition_1,
     ),
-    Sentence(
+    _sentence(
         "Definition 2", "Target Linearity", otherwise="a definition: claims 3 to 8 measure it"
     ),
-    Sentence(
+    _sentence(
         "section 4.1", "the surrogate S(G)", otherwise="a definition: claims 3 and 15 measure it"
     ),
-    Sentence(
-        "Theorem 2", "the surrogate bounds Target Linearity from below", (statements.theorem_2,)
+    _sentence(
+        "Theorem 2", "the surrogate bounds Target Linearity from below", rules.statements.theorem_2
     ),
-    Sentence(
-        "Lemma 1", "the surrogate of one layer bounds that of the layer before", (lemmas.lemma_1,)
+    _sentence(
+        "Lemma 1",
+        "the surrogate of one layer bounds that of the layer before",
+        rules.lemmas.lemma_1,
     ),
-    Sentence("Lemma 2", "Kantorovich's inequality for the error of a ridge fit", (lemmas.lemma_2,)),
-    Sentence(
-        "Theorem 3", "one step changes the surrogate by 2γ (fᵀy)(yᵀKg)", (statements.theorem_3,)
+    _sentence(
+        "Lemma 2", "Kantorovich's inequality for the error of a ridge fit", rules.lemmas.lemma_2
     ),
-    Sentence("Lemma 3", "hᵢᵀ∂f/∂h(h_k) is about f(hᵢ) + (m − 1) f(h_k)", (lemmas.lemma_3,)),
-    Sentence(
+    _sentence(
+        "Theorem 3", "one step changes the surrogate by 2γ (fᵀy)(yᵀKg)", rules.statements.theorem_3
+    ),
+    _sentence("Lemma 3", "hᵢᵀ∂f/∂h(h_k) is about f(hᵢ) + (m − 1) f(h_k)", rules.lemmas.lemma_3),
+    _sentence(
         "section A.2",
         "sums over samples are more robust than single terms of the expansion",
-        (lemmas.robust_sums,),
+        rules.lemmas.robust_sums,
     ),
-    Sentence(
+    _sentence(
         "section 4.2",
         "fᵀy is near zero at the start and grows; yᵀKg is positive until it tapers",
-        (lemmas.signs,),
+        rules.lemmas.signs,
     ),
-    Sentence(
+    _sentence(
         "section 4.2",
         "f → f_OLS in the K-norm, while f_OLS → y: a moving target",
-        (width.moving_target,),
+        rules.width.moving_target,
     ),
-    Sentence(
+    _sentence(
         "section 4.2",
         "‖y − f_OLS‖_K = 0",
         otherwise="the normal equations: nothing could make it fail",
     ),
-    Sentence(
+    _sentence(
         "section 4.2, title",
         "features are linearised sequentially, layer by layer",
-        (lemmas.sequential_linearisation,),
+        rules.lemmas.sequential_linearisation,
     ),
-    Sentence(
+    _sentence(
         "Theorem 4",
         "a lower bound of the surrogate grows with the layer's index",
-        (statements.theorem_4,),
+        rules.statements.theorem_4,
     ),
-    Sentence("Lemma 4", "a ReLU network's first-order error is below 2MBδ", (lemmas.lemma_4,)),
-    Sentence(
+    _sentence("Lemma 4", "a ReLU network's first-order error is below 2MBδ", rules.lemmas.lemma_4),
+    _sentence(
         "Proposition 2, Lemma 5",
         "Neural Collapse maximises the surrogate at a given norm: an extreme case",
-        (
-            propositions.proposition_2,
-            lemmas.lemma_5,
-        ),
+        rules.propositions.proposition_2,
+        rules.lemmas.lemma_5,
     ),
-    Sentence(
+    _sentence(
         "Proposition 3",
         "a decoder's error on mixtures is bounded by the least-squares map's, which is √(1 − T₀) "
         "up to scale",
-        (models.proposition_3,),
+        rules.models.proposition_3,
     ),
-    Sentence(
+    _sentence(
         "Proposition 4",
         "the Taylor errors of all pairs add up to zero",
-        (propositions.proposition_4,),
+        rules.propositions.proposition_4,
     ),
-    Sentence(
+    _sentence(
         "sections 2, B.1",
         "whitening by Procrustes is the gradient without its tangent part, to first order",
-        (statements.whitening_forms,),
+        rules.statements.whitening_forms,
     ),
-    Sentence(
+    _sentence(
         "Figure 1",
         "virtual points become progressively linear in the target",
-        (weights.swiss_roll,),
+        rules.weights.swiss_roll,
     ),
-    Sentence(
+    _sentence(
         "Figure 1, section 3",
         "the contours of WᵀW adapt along with the unrolling",
-        (weights.contours,),
+        rules.weights.contours,
     ),
-    Sentence(
+    _sentence(
         "Figure 2",
         "whitened training matches or exceeds plain on MNIST and CIFAR-10; reaches plain's best "
         "within 4 to 5 epochs on CIFAR-10",
-        (whitening.whitening,),
+        rules.whitening.whitening,
     ),
-    Sentence(
+    _sentence(
         "Figure 2",
         "the same on SVHN, with a smaller spread; a small gap on CIFAR-100",
         otherwise=NO_DATA,
     ),
-    Sentence(
+    _sentence(
         "section 2",
         "what whitening drops adds little beyond what the Gram's update provides",
-        (whitening.residual,),
+        rules.whitening.residual,
     ),
-    Sentence(
+    _sentence(
         "Figure 4",
         "TL and surrogate grow throughout training, and with the layer's index (CIFAR-10)",
-        (training.linearity,),
+        rules.training.linearity,
     ),
-    Sentence(
+    _sentence(
         "Figure 4",
         "the surrogate grows about exponentially, TL about logarithmically",
-        (training.growth,),
+        rules.training.growth,
     ),
-    Sentence("Figures 4, 9", "the same on CIFAR-100", otherwise=NO_DATA),
-    Sentence(
+    _sentence("Figures 4, 9", "the same on CIFAR-100", otherwise=NO_DATA),
+    _sentence(
         "Figure 5",
         "low β: near-linear transitions; high β: blurrier, less faithful",
-        (models.autoencoders,),
+        rules.models.autoencoders,
     ),
-    Sentence(
-        "Figure 6", "whitening a CNN: a negligible difference (CIFAR-10)", (whitening.whitening,)
+    _sentence(
+        "Figure 6", "whitening a CNN: a negligible difference (CIFAR-10)", rules.whitening.whitening
     ),
-    Sentence("Figure 6", "the same on SVHN and CIFAR-100", otherwise=NO_DATA),
-    Sentence(
+    _sentence("Figure 6", "the same on SVHN and CIFAR-100", otherwise=NO_DATA),
+    _sentence(
         "Figure 7, sections 3 and B.3",
         "the diagonals of ΣVCS follow those of WᵀW, and of its update, better than AGOP's",
-        (figure7.virtual_covariance_shift,),
+        rules.figure7.virtual_covariance_shift,
     ),
-    Sentence(
+    _sentence(
         "section B.3",
         "the part of second order does not significantly affect the Gram",
-        (figure7.second_order,),
+        rules.figure7.second_order,
     ),
-    Sentence(
+    _sentence(
         "Figure 8, section B.4",
         "lazy: the output alone moves; rich: both move, and the loss ends lower",
-        (width.lazy_and_rich,),
+        rules.width.lazy_and_rich,
     ),
-    Sentence("section B.4", "in wide networks the features freeze", (width.frozen_features,)),
-    Sentence(
+    _sentence("section B.4", "in wide networks the features freeze", rules.width.frozen_features),
+    _sentence(
         "section B.4",
         "the lazy network is held back by what its initial features can express",
-        (width.held_back,),
+        rules.width.held_back,
     ),
-    Sentence(
+    _sentence(
         "Figure 9, section B.5",
         "the same pattern as Figure 4 under Adam (CIFAR-10)",
-        (training.linearity_adam,),
+        rules.training.linearity_adam,
     ),
-    Sentence(
+    _sentence(
         "Figure 10, section B.6",
         "low β: TL rises steadily, errors are lowest; high β: stable or slightly rising; the "
         "lower β, the higher TL",
-        (models.autoencoders,),
+        rules.models.autoencoders,
     ),
-    Sentence(
+    _sentence(
         "Figure 11, section B.7",
         "pre-trained above initialised at every layer; the order of gains by task",
-        (encoders.pre_training,),
+        rules.encoders.pre_training,
     ),
-    Sentence(
+    _sentence(
         "Figure 11, section B.7",
         "fine-tuned: nearly monotone in depth, saturated after one epoch; pre-trained is the "
         "lower envelope; POS's last layer is its best",
-        (encoders.fine_tuning,),
+        rules.encoders.fine_tuning,
     ),
-    Sentence(
+    _sentence(
         "Figure 12, section B.8",
         "TL falls up to p = 0.5; for more, slow at first, a larger gap in mid-training, and a "
         "sudden rise of the middle layers",
-        (generalisation.random_labels,),
+        rules.generalisation.random_labels,
     ),
-    Sentence(
+    _sentence(
         "Figure 13, section B.8",
         "from decay 0.25 on TL keeps rising until the network groks, then saturates; layer 2 "
         "rises sharply",
-        (grokking.grokking_rise,),
+        rules.grokking.grokking_rise,
     ),
-    Sentence(
+    _sentence(
         "Figure 14, section B.8",
         "the gap falls at the onset of grokking and widens again afterwards",
-        (grokking.grokking_gaps,),
+        rules.grokking.grokking_gaps,
     ),
-    Sentence(
+    _sentence(
         "section B.8",
         "TL may serve as a measure of generalisation",
-        (generalisation.generalisation,),
+        rules.generalisation.generalisation,
     ),
 )
 
@@ -249,7 +241,7 @@ def sentences_table(verdicts: Mapping[Claim, str]) -> str:
     """Markdown: a row a sentence; verdicts: the paper's of each claim."""
     lines = ["| paper | statement or sentence | claim | the paper's |", "| --- | --- | --- | --- |"]
     for sentence in SENTENCES:
-        numbers = ", ".join(str(number(claim)) for claim in sentence.judged)
+        numbers = ", ".join(str(rules.number(claim)) for claim in sentence.judged)
         said = "; ".join(dict.fromkeys(verdicts[claim] for claim in sentence.judged))
         cells = (sentence.where, sentence.text, numbers, said or sentence.otherwise)
         lines.append(f"| {' | '.join(cells)} |")

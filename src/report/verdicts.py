@@ -81,6 +81,13 @@ def paired(
     return value(first)[i], value(second)[j]
 
 
+def paired_difference(
+    first: Result, second: Result, value: Callable[[Result], np.ndarray]
+) -> np.ndarray:
+    """A value of the first result minus that of the second, paired by seed, (seed, …)."""
+    return np.subtract(*paired(first, second, value))
+
+
 def above(number: Interval, threshold: float) -> Outcome:
     """Whether the number is greater than a threshold."""
     if number.low > threshold:

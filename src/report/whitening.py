@@ -8,8 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from lab.results import Result
-from report import plot
-from report.verdicts import interval, paired
+from report import plot, verdicts
 
 METHODS: dict[str, dict[str, Any]] = {  # method -> how its curves look
     "plain": {"label": "plain", "color": "0.35", "linestyle": "--"},
@@ -49,8 +48,8 @@ def paired_difference(whitened: Result, plain: Result) -> tuple[np.ndarray, np.n
         the mean at each epoch (epoch,), and its 95 % interval of a paired t test (2, epoch), nan
         where there is one seed.
     """
-    first, second = paired(whitened, plain, lambda run: 100 * run["test_accuracy"])
-    numbers = [interval(column) for column in (first - second).T]
+    points = verdicts.paired_difference(whitened, plain, lambda run: 100 * run["test_accuracy"])
+    numbers = [verdicts.interval(column) for column in points.T]
     ends = np.array([[number.low, number.high] for number in numbers]).T
     return np.array([number.mean for number in numbers]), ends
 

@@ -168,8 +168,7 @@ def test_where_the_results_lie_in_the_repository_its_files_are_links(folder, jud
     assert all((folder / link.partition("#")[0]).exists() for link in beside)
     assert {"notebook", "src"} <= {link.split("/")[2] for link in beside if "../../" in link}
     text = (folder.parent / "CLAIMS.md").read_text("utf-8")
-    titles = [line.removeprefix("## ") for line in text.splitlines() if line.startswith("## Claim")]
-    anchors = [re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles]
+    anchors = re.findall(r'<a id="([\w-]+)">', text)
     assert [link.partition("#")[2] for link in beside if "CLAIMS.md" in link] == anchors
 
 

@@ -3,23 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from report.rules import (
-    CLAIMS,
-    decay,
-    encoders,
-    figure7,
-    generalisation,
-    grokking,
-    lemmas,
-    models,
-    number,
-    propositions,
-    statements,
-    training,
-    weights,
-    whitening,
-    width,
-)
+from report import rules
 from report.verdicts import Claim
 
 
@@ -36,7 +20,7 @@ class Change:
 
 CHANGES = (
     Change(
-        weights.swiss_roll,
+        rules.weights.swiss_roll,
         "R² at least 0.9 at epoch 50 and above that of the points, for most seeds",
         "holds",
         "a network that is never trained meets it too, for 4 of 5 seeds, and most of five seeds is "
@@ -44,7 +28,7 @@ CHANGES = (
         "an interval over seeds, and more than the never-trained network",
     ),
     Change(
-        whitening.whitening,
+        rules.whitening.whitening,
         "mean difference at rate 0.01 above −0.5 points of test accuracy on every data set",
         "holds in part",
         "half a point is a quarter of MNIST's errors and a hundredth of CIFAR-10's; a mean of "
@@ -54,7 +38,7 @@ CHANGES = (
         "well; a plain step of the whitened step's length as the control",
     ),
     Change(
-        training.linearity,
+        rules.training.linearity,
         "on the training set, for every seed, TL and surrogate rise from before training to its "
         "end, and then TL rises by layer",
         "holds",
@@ -63,7 +47,7 @@ CHANGES = (
         "both orders, the test set, and the second half of training",
     ),
     Change(
-        models.autoencoders,
+        rules.models.autoencoders,
         "over means of seeds, rank correlation at most −0.8 of β and TL, and of TL and the error "
         "from the images' own interpolation",
         "holds",
@@ -73,7 +57,7 @@ CHANGES = (
         "an interval over seeds; the error that no blur enters counts",
     ),
     Change(
-        width.lazy_and_rich,
+        rules.width.lazy_and_rich,
         "widest network: ‖ŷ − y_OLS‖² falls below 0.1 of its start, y_OLS moves by less than 0.1 "
         "of the first loss; narrowest: ‖y − y_OLS‖² falls to 0.8 of its start",
         "holds in part",
@@ -83,7 +67,7 @@ CHANGES = (
         "held-out samples",
     ),
     Change(
-        encoders.fine_tuning,
+        rules.encoders.fine_tuning,
         "on training rows, means over seeds: rank correlation of layer and TL at least 0.8, TL "
         "rises from the first layer to the last, by more than in the pre-trained model",
         "holds in part",
@@ -94,7 +78,7 @@ CHANGES = (
         "one seed; chance between word types",
     ),
     Change(
-        generalisation.random_labels,
+        rules.generalisation.random_labels,
         "means over seeds: TL of the last layer, and its lead over the first, both fall from each "
         "p to the next",
         "does not hold",
@@ -102,7 +86,7 @@ CHANGES = (
         "two findings, level and order, over the values of p that the text quotes",
     ),
     Change(
-        grokking.grokking_gaps,
+        rules.grokking.grokking_gaps,
         "for every weight decay, correlation over all epochs at least 0.5, mean over seeds",
         "holds in part",
         "the sentence is about what follows memorisation, and the paper has no weight decay of 1, "
@@ -110,7 +94,7 @@ CHANGES = (
         "from the peak of the generalisation gap on, at 0 < decay < 1; decay 0 as the control",
     ),
     Change(
-        weights.gram_movement,
+        rules.weights.gram_movement,
         "slope of the relative error against the rate 1 ± 0.2 over all rates; cosine at least 0.99",
         "holds in part",
         "a slope above 1 means that the error falls faster than the theorem asks; with "
@@ -118,7 +102,7 @@ CHANGES = (
         "slope above 0.8 between the two smallest rates",
     ),
     Change(
-        training.collapse_and_linearity,
+        rules.training.collapse_and_linearity,
         "TL at least what NC1 implies; in the last layer the rank correlation of TL and NC1 over "
         "all epochs at most −0.8",
         "holds in part",
@@ -129,14 +113,14 @@ CHANGES = (
         "up to the terminal phase, last layer and pooled over layers; both weight decays",
     ),
     Change(
-        weights.swiss_roll,
+        rules.weights.swiss_roll,
         "over five seeds R² rises, is above 0.9, and above the never-trained network's",
         "not decided by this data",
         "five seeds decide nothing where forty take a minute, and a control of ours decided",
         "forty seeds; the never-trained network stands beside, as a control",
     ),
     Change(
-        whitening.whitening,
+        rules.whitening.whitening,
         "both projections, at rate 0.01 and at each method's best, match plain training and "
         "step-matched steps",
         "holds in part",
@@ -146,7 +130,7 @@ CHANGES = (
         "best",
     ),
     Change(
-        training.linearity,
+        rules.training.linearity,
         "both orders on training and test rows of CIFAR-10 and MNIST, under SGD and Adam",
         "holds in part",
         "the text speaks of training rows of CIFAR, and of Adam apart; MNIST and test rows are "
@@ -155,7 +139,7 @@ CHANGES = (
         "layer",
     ),
     Change(
-        training.linearity,
+        rules.training.linearity,
         "the same: TL rises in more than 0.8 of the five-epoch steps, in every layer",
         "not decided by this data",
         "five-epoch steps are flicker (layer 1: 0.72); then, that every layer rises in both halves "
@@ -164,7 +148,7 @@ CHANGES = (
         "the second half, of means over ten epochs; every layer in the second half is ours",
     ),
     Change(
-        models.autoencoders,
+        rules.models.autoencoders,
         "TL and interpolation by rank; the error without blur as a control that decides",
         "holds in part",
         "an absolute error, which a constant decoder meets with zero, holds blur; the levels of "
@@ -173,14 +157,14 @@ CHANGES = (
         "for β ≥ 1 of each β",
     ),
     Change(
-        models.autoencoders,
+        rules.models.autoencoders,
         "for β ≥ 1 TL is stable or slightly rising at each β",
         "not decided by this data",
         "MNIST at β = 1: 0.057 [0.015, 0.099]",
         "of the mean over β ≥ 1",
     ),
     Change(
-        width.lazy_and_rich,
+        rules.width.lazy_and_rich,
         "a width below the number of samples and held-out samples as controls that decide; the "
         "narrowest network's share of the fall is below 0.9",
         "holds in part",
@@ -190,7 +174,7 @@ CHANGES = (
         "is held back by its features, are claims of their own",
     ),
     Change(
-        encoders.fine_tuning,
+        rules.encoders.fine_tuning,
         "training and held-out rows of every task, all findings the paper's",
         "not decided by this data",
         "encoder, NLI, POS and NER data are not the paper's, and it has no held-out rows; B.7's "
@@ -198,7 +182,7 @@ CHANGES = (
         "findings of ours; the lower envelope, saturation after an epoch and POS's last layer too",
     ),
     Change(
-        generalisation.random_labels,
+        rules.generalisation.random_labels,
         "level, and order by depth, fall over the values of p that the text quotes",
         "holds in part",
         "the text says nothing of the order by depth, and B.8's sentences were not asked",
@@ -206,21 +190,21 @@ CHANGES = (
         "late rise for p ≥ 0.75; the order is ours",
     ),
     Change(
-        grokking.grokking_gaps,
+        rules.grokking.grokking_gaps,
         "from the peak of the generalisation gap on, single epochs, correlation above 0.5",
         "not decided by this data",
         "TL flickers by 0.02 to 0.09 from epoch to epoch; that the gap widens again was not asked",
         "medians over 21 epochs; the gap falls at the onset and widens from there to the end",
     ),
     Change(
-        grokking.grokking_gaps,
+        rules.grokking.grokking_gaps,
         "the gap widens from grokking to the end",
         "not decided by this data",
         "the gap first falls on, in the epochs after grokking (three seeds seen)",
         "it widens in the second half of training",
     ),
     Change(
-        weights.gram_movement,
+        rules.weights.gram_movement,
         "slope above 0.8 and cosine above 0.99",
         "holds",
         "a theorem has three words",
@@ -228,7 +212,7 @@ CHANGES = (
         "difference at the largest rate whether it is useful",
     ),
     Change(
-        training.collapse_and_linearity,
+        rules.training.collapse_and_linearity,
         "as now, as a claim of the paper's that TL subsumes collapse",
         "holds in part",
         "the paper does not say subsumes: it recovers collapse as an extreme case, which claim 23 "
@@ -236,35 +220,35 @@ CHANGES = (
         "a finding of ours",
     ),
     Change(
-        whitening.residual,
+        rules.whitening.residual,
         "trained by what whitening drops alone a network gains less than a tenth of plain's gain",
         "does not hold",
         "the sentence ends: beyond what the Gram's update already provides",
         "the margin, plain − whitened; what is dropped alone is a finding of ours",
     ),
     Change(
-        encoders.pre_training,
+        rules.encoders.pre_training,
         "every task, with the seeds of fine-tuning, all findings the paper's",
         "not decided by this data",
         "it waited for fine-tuning, which it does not need; encoder and tasks are not the paper's",
         "findings of ours, of the result with the most seeds; the order of gains by task too",
     ),
     Change(
-        grokking.grokking_rise,
+        rules.grokking.grokking_rise,
         "single epochs, test accuracy above 0.9",
         "not decided by this data",
         "TL flickers; a seed that ends at 0.89 never grokked",
         "medians over 21 epochs, 0.9 of the seed's own best; saturation and layer 2 are asked too",
     ),
     Change(
-        training.growth,
+        rules.training.growth,
         "from epoch 1 on",
         "holds in part",
         "6.7 of the surrogate's 8.6 decades are grown by then",
         "from epoch 0 on; the code's rate is ours",
     ),
     Change(
-        generalisation.generalisation,
+        rules.generalisation.generalisation,
         "over p, between decays at the end, and over the second half's epochs",
         "holds in part",
         "single epochs under flicker; Figures 4 and 9, and TL at the end against no decay, are "
@@ -272,7 +256,7 @@ CHANGES = (
         "over p, and over epochs of the grokking networks, of medians",
     ),
     Change(
-        models.proposition_3,
+        rules.models.proposition_3,
         "left at most right; the trained decoder as a control that decides",
         "holds in part",
         "the proposition says nothing of the trained decoder; its text equates the right side with "
@@ -281,14 +265,14 @@ CHANGES = (
         "true, tight, useful; up to scale: a slope of one within 0.1 on logarithmic axes",
     ),
     Change(
-        decay.fact,
+        rules.decay.fact,
         "as now; AdamW's relative error at its λ above 0.5",
         "met on digits",
         "it could not fail: at λ = 2 the error is one in any network",
         "AdamW's error at the λ that makes it least, above 0.1",
     ),
     Change(
-        figure7.virtual_covariance_shift,
+        rules.figure7.virtual_covariance_shift,
         "diagonals and whole matrices alike, under SGD; the relative error as a control that "
         "decides",
         "holds in part",
@@ -297,42 +281,42 @@ CHANGES = (
         "ours",
     ),
     Change(
-        propositions.proposition_1,
+        rules.propositions.proposition_1,
         "at ‖h‖ = 1, and with the inputs' own norms as a control that decides",
         "holds in part",
         "the proposition is about ‖h‖ = 1; a statement has three words",
         "true, tight, useful at ‖h‖ = 1; the inputs' own norms are ours",
     ),
     Change(
-        statements.theorem_2,
+        rules.statements.theorem_2,
         "T_λ is at least the bound; that the bound is above zero, as a control that decides",
         "holds in part",
         "a statement has three words",
         "true; tight: how near the bound comes; useful: whether it passes what is known without it",
     ),
     Change(
-        statements.theorem_3,
+        rules.statements.theorem_3,
         "shares of right signs, and of those within a factor of two, over all measurements",
         "does not hold",
         "converged epochs move S by rounding, and counted like its rise",
         "shares weighted by abs(ΔS) while S rises; correlation over training",
     ),
     Change(
-        lemmas.lemma_3,
+        rules.lemmas.lemma_3,
         "error relative to ‖T‖, T_ik = f_i + (m − 1) f_k",
         "does not hold",
         "‖T‖ holds f's mean and a factor √(1 + (m − 1)²)",
         "relative to the size of all f_i − f_k; true where Euler's identity makes it exact",
     ),
     Change(
-        lemmas.sequential_linearisation,
+        rules.lemmas.sequential_linearisation,
         "the fall of that error by depth",
         "holds in part",
         "the same",
         "the fall of the error relative to the size of all f_i − f_k",
     ),
     Change(
-        statements.theorem_4,
+        rules.statements.theorem_4,
         "B a gradient and δ a distance, by layer; premises among the findings",
         "holds in part",
         "B bounds inputs and δ jumps of ∇f, one constant each; a theorem whose premise fails does "
@@ -340,14 +324,14 @@ CHANGES = (
         "premises are measured first: the Ansatz, interpolation, and that M falls with depth",
     ),
     Change(
-        propositions.proposition_2,
+        rules.propositions.proposition_2,
         "networks under squared loss and cross-entropy, collapsed or not",
         "not decided by this data",
         "they do not collapse in 2,000 steps",
         "a network that weight decay collapses, and collapse made by hand; cross-entropy is ours",
     ),
     Change(
-        propositions.proposition_4,
+        rules.propositions.proposition_4,
         "the sum of Lemma 3's errors with f's mean subtracted is zero",
         "holds",
         "so it is for any f, homogeneous or not: nothing could fail",
@@ -355,14 +339,14 @@ CHANGES = (
         "an f with a mean, must not be zero",
     ),
     Change(
-        lemmas.robust_sums,
+        rules.lemmas.robust_sums,
         "sums relative to what the lemma predicts for them, terms relative to f_i − f_k",
         "not met on digits, ReLU",
         "two yardsticks; seen on digits",
         "each relative to what the lemma predicts for it",
     ),
     Change(
-        propositions.proposition_1,
+        rules.propositions.proposition_1,
         "tight and useful somewhere: an interval over seeds of an extreme, in every statement",
         "often not decided, at quick scale",
         "an extreme over seeds has no mean that a claim speaks of",
@@ -378,10 +362,10 @@ def changes_table(verdicts: Mapping[Claim, str]) -> str:
     """
     lines = ["| claim | the rule was | verdict | why it was changed | it became | verdict |"]
     lines.append("| --- | --- | --- | --- | --- | --- |")
-    for claim in CLAIMS:
+    for claim in rules.CLAIMS:
         changes = [change for change in CHANGES if change.claim is claim]
         after = [*(change.verdict for change in changes[1:]), verdicts[claim]]
         for change, then in zip(changes, after, strict=False):
             cells = (change.rule, change.verdict, change.reason, change.now, then)
-            lines.append(f"| {number(claim)} | {' | '.join(cells)} |")
+            lines.append(f"| {rules.number(claim)} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

@@ -25,7 +25,7 @@ from report.verdicts import (
     every,
     interval,
     means,
-    paired,
+    paired_difference,
     within,
 )
 
@@ -248,7 +248,7 @@ def with_test_accuracy(run: Result, without: Sequence[Result]) -> Iterator[Findi
     yield Finding(decay(run), asked, number.text(), above(number, MOVES_WITH), number.seeds)
     for other in without:
         gain, on_test = (
-            interval(np.subtract(*paired(run, other, ended)))
+            interval(paired_difference(run, other, ended))
             for ended in (
                 lambda r, split=split: grokking.linearity(r, split)[:, -1, -1]
                 for split in ("train", "test")

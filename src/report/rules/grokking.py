@@ -25,7 +25,7 @@ from report.verdicts import (
     below,
     claim,
     interval,
-    paired,
+    paired_difference,
     undecided,
 )
 
@@ -77,7 +77,7 @@ def grokking_gaps(root: Path, scale: str, figure: str) -> Iterator[Finding]:
         outcome = above(number, MOVES_WITH)
         yield Finding(decay(run), f"correlation above {MOVES_WITH}", text, outcome, number.seeds)
     for other in paper[:-1]:
-        more = np.subtract(*paired(paper[-1], other, widening))
+        more = paired_difference(paper[-1], other, widening)
         yield seeds_finding(paper[-1], f"the gap widens more than at {decay(other)}", more)
     for run in without:
         gaps = grokking.linearity_gap(run), grokking.generalisation_gap(run)

@@ -21,6 +21,7 @@ from report.verdicts import (
     claim,
     interval,
     paired,
+    paired_difference,
     within,
 )
 from report.whitening import reaches_best
@@ -89,7 +90,7 @@ def match(
     if second is None:
         return Finding(first.label, asked, part=part)
     error = 100 - accuracy(second).mean()
-    difference = np.subtract(*paired(first, second, accuracy))
+    difference = paired_difference(first, second, accuracy)
     outcome, number, limit = matching(figure, difference, error)
     rates = [run.config["learning_rate"] for run in (first, second)]
     text = f"{number.text()} (90 %) points, to be {limit}; error rate {error:.2f} %"
@@ -169,7 +170,7 @@ def highest_rate(
     rate = max(exact.keys() & plain.keys(), default=None)
     for name, runs in (("plain", plain), ("step-matched", matched)):
         if rate in runs:
-            more = interval(np.subtract(*paired(exact[rate], runs[rate], accuracy)))
+            more = interval(paired_difference(exact[rate], runs[rate], accuracy))
             asked = f"whitened (exact) − {name} at rate {rate:g} above 0"
             number = f"{more.text()} points; test accuracy {accuracy(exact[rate]).mean():.1f} and "
             number += f"{accuracy(runs[rate]).mean():.1f} %"
@@ -218,7 +219,7 @@ def residual(root: Path, scale: str, figure: str) -> Iterator[Finding]:
             if rate not in biases:
                 yield Finding(label, asked, part="control")
                 continue
-            more = np.subtract(*paired(complement[rate], biases[rate], accuracy)) / 100
+            more = paired_difference(complement[rate], biases[rate], accuracy) / 100
             share = interval(more / paired(plain[rate], biases[rate], gain)[0])
             number = f"{share.text()}; biases alone {accuracy(biases[rate]).mean():.1f} %"
             yield Finding(label, asked, number, above(share, LITTLE), share.seeds, "control")
@@ -227,7 +228,7 @@ def residual(root: Path, scale: str, figure: str) -> Iterator[Finding]:
 def advantage(asked: str, plain: Result, whitened: Result, part: Part) -> Finding:
     """Whether plain training is ahead by no more than a share of its error rate."""
     error = 100 - accuracy(plain).mean()
-    number = interval(np.subtract(*paired(plain, whitened, accuracy)), EQUIVALENCE_LEVEL)
+    number = interval(paired_difference(plain, whitened, accuracy), EQUIVALENCE_LEVEL)
     outcome = below(number, MARGIN * error)
     text = f"{number.text()} (90 %) points, to be below {MARGIN * error:.2f}"
     return Finding(plain.label, asked, text, outcome, number.seeds, part)
