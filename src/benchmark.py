@@ -3,7 +3,7 @@
     python src/benchmark.py
     python src/benchmark.py --device cuda
 
-A quarter of an hour on a machine that does nothing else. RESULTS/benchmark/benchmark.npz, or
+Minutes on a machine that does nothing else. RESULTS/benchmark/benchmark.npz, or
 benchmark-cuda.npz, is written anew; claims.py writes results/benchmark/README.md from it.
 """
 
@@ -20,7 +20,7 @@ import torch
 
 from lab import cli, files
 from lab.errors import ConfigError
-from report.speed import entries, layers, memory, tables, training
+from report.speed import entries, layers, tables, training
 
 
 @dataclass(frozen=True)
@@ -29,22 +29,16 @@ class Config:
 
     device: Literal["cpu", "cuda"] = "cpu"
     results: Path = cli.ROOT / "results"  # folder of the results
-    data: Path = cli.ROOT / "data"  # folder of torchvision's data sets
-    # data sets of the scripts whose memory is measured, on the CPU alone: names, or .npz files
-    datasets: tuple[str, ...] = ("mnist", "cifar10")
 
     def __post_init__(self) -> None:
-        cli.check(self)
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ConfigError("device cuda: PyTorch finds no GPU here; take --device cpu")
-        cli.check_datasets(self.datasets)
 
 
 PARTS = (
     layers.measures,  # first: what its memory needs is not there yet
     layers.sums,
     layers.whitening,
-    training.rate,
     training.published,
     training.growth,
 )
@@ -57,8 +51,6 @@ def main() -> None:
     for measure in PARTS:
         found += measure(config.device)
         print(f"{time.perf_counter() - start:.0f} s", flush=True)
-    if config.device == "cpu":
-        found += memory.script_peaks(config.datasets, config.data)
     result = entries.write(config.results, found, config.device, time.perf_counter() - start)
     for table in tables.tables(result):
         print(f"\n{table}", end="")

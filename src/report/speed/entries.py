@@ -27,12 +27,6 @@ class Row(NamedTuple):
     unit: str  # of both; one that ends in "/s" is a rate, of which more is better
     aim: float  # the least gain that is asked for
 
-    @property
-    def gain(self) -> float:
-        """How many times better ours is."""
-        is_rate = self.unit.endswith("/s")
-        return self.ours / self.theirs if is_rate else self.theirs / self.ours
-
 
 class Point(NamedTuple):
     """One size of a series whose growth is measured."""
@@ -46,7 +40,7 @@ class Point(NamedTuple):
 
 
 class Peak(NamedTuple):
-    """The largest memory of a script's processes together."""
+    """The largest memory of a script's processes together, as it was measured at first."""
 
     script: str
     data: str
@@ -55,8 +49,8 @@ class Peak(NamedTuple):
     ended: bool  # whether it ran to its end
 
 
-Entry = Row | Point | Peak
-KINDS: dict[str, type[Entry]] = {"row": Row, "point": Point, "peak": Peak}
+Entry = Row | Point
+KINDS: dict[str, Any] = {"row": Row, "point": Point, "peak": Peak}
 
 
 def path(root: Path, name: str = "benchmark.npz", device: str = "cpu") -> Path:

@@ -23,8 +23,10 @@ def rows_table(rows: Sequence[Row]) -> Table:
     """How many times better ours is than what it is compared with."""
     table: Table = [("what", "ours", "against", "", "gain", "aim")]
     for row in rows:
+        ratio = row.ours / row.theirs
+        gain = number(ratio if row.unit.endswith("/s") else 1 / ratio)
         ours, theirs = (f"{number(value)} {row.unit}" for value in (row.ours, row.theirs))
-        table.append((row.what, ours, row.against, theirs, f"{number(row.gain)}×", f"{row.aim:g}×"))
+        table.append((row.what, ours, row.against, theirs, f"{gain}×", f"{row.aim:g}×"))
     return table
 
 

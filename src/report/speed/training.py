@@ -1,4 +1,4 @@
-"""Training the network of Figure 2: beside the matrix product, and beside the published way.
+"""Training the network of Figure 2, beside the published way and by the number of replicas.
 
 The published way: one network at a time, whose samples a DataLoader reads one by one as
 torchvision's data sets do, and ten Newton–Schulz steps for the polar factor.
@@ -28,8 +28,6 @@ from report.speed.timing import MNIST, in_turn, synthetic
 CONFIG = whiten.Config()
 RATE = 0.01
 SEEDS = 5
-PRODUCT = 2048  # rows and columns of the matrices whose product is the machine's rate
-SAMPLES = 16_000  # of the epoch whose rate is measured
 PUBLISHED_SAMPLES, MNIST_SAMPLES = 3200, 60_000  # of the epoch beside the published way; of a whole
 REPLICAS, JOBS, GROWTH_SAMPLES = (1, 2, 5, 20), (1, 2), 6400  # networks, processes, their epoch's
 
@@ -56,32 +54,12 @@ def epoch(images: Images, method: str, replicas: Sequence[Replica]) -> Arrays:
     return {}
 
 
-def seeds(number: int) -> list[Replica]:
-    return [Replica(seed, {"lr": RATE}) for seed in range(number)]
-
-
-def dealt(
-    images: Images, replicas: Sequence[Replica], method: str = "plain", jobs: int | None = None
-) -> None:
-    """Train replicas as the experiments deal them."""
+def dealt(images: Images, number: int, method: str = "plain", jobs: int | None = None) -> None:
+    """Train so many replicas as the experiments deal them."""
+    replicas = [Replica(seed, {"lr": RATE}) for seed in range(number)]
     train, device = functools.partial(epoch, images, method), images.x_train.device.type
     for _ in deal(train, replicas, device=device, jobs=jobs):
         pass
-
-
-def rate(device: str) -> Iterator[Row]:
-    """One thread, or all replicas of a GPU, against the matrix product's rate."""
-    images, replicas = synthetic(SAMPLES, device=device), seeds(SEEDS if device == "cuda" else 1)
-    sizes = [d * m for d, m in pairwise(widths(images))]
-    # forward, backward to the weights, and backward to the inputs of all layers but the first
-    operations = 2 * SAMPLES * (3 * sum(sizes) - sizes[0]) * len(replicas)
-    a = torch.randn(PRODUCT, PRODUCT, device=device)
-    ways = functools.partial(epoch, images, "plain", replicas), lambda: a @ a
-    ours, product = in_turn(*ways, threads=1)
-    layers = "–".join(map(str, widths(images)))
-    what = f"training {len(replicas)} replicas of the MLP {layers}, batch {CONFIG.batch_size}"
-    rates = operations / ours / 1e9, 2 * PRODUCT**3 / product / 1e9
-    yield Row(what, rates[0], "the matrix product", rates[1], "GFLOP/s", 0.6)
 
 
 class OneByOne(Dataset):
@@ -128,7 +106,7 @@ def published(device: str) -> Iterator[Row]:
         ("whitened", "exact", "the same, ten Newton–Schulz steps", 1),
     ):
         ours, theirs = in_turn(
-            functools.partial(dealt, images, seeds(SEEDS), method),
+            functools.partial(dealt, images, SEEDS, method),
             lambda w=what == "whitened": published_epoch(images, published_network(images), w),
         )
         what = f"Figure 2, an epoch on 60,000 images of MNIST's size, {what}, a seed of {SEEDS}"
@@ -141,5 +119,5 @@ def growth(device: str) -> Iterator[Entry]:
     for jobs in JOBS if device == "cpu" else (1,):
         series = f"training, {jobs} job{'s' * (jobs > 1)}" if device == "cpu" else "training"
         for count in REPLICAS:
-            (seconds,) = in_turn(functools.partial(dealt, images, seeds(count), jobs=jobs))
+            (seconds,) = in_turn(functools.partial(dealt, images, count, jobs=jobs))
             yield Point(series, "replicas", count, -(-count // jobs), seconds)
