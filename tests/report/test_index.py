@@ -106,7 +106,7 @@ def test_every_figure_has_its_place_in_the_contents_its_notebook_and_its_time(pa
         assert f"figure-{figure}" in {attrs.get("id") for _, attrs in page.found}
         assert f"#figure-{figure}" in links
         assert f"{recipe.notebook}.ipynb" in page.text
-    assert "planted 1 min" in page.text  # as planted
+    assert "Took: 1 min." in page.text  # as planted
     assert "Not made yet" in page.text
     assert any(re.fullmatch(r"swissroll/swissroll-\w+\.npz", link) for link in links)
 
