@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.benchmark import Timer
 
 from lab.data import Images
 
@@ -22,6 +21,8 @@ def in_turn(*computations: Callable[[], object], threads: int | None = None) -> 
 
     threads: of torch; None leaves their number alone.
     """
+    from torch.utils.benchmark import Timer  # looks for CUDA's compiler, and says what it lacks
+
     number = threads or torch.get_num_threads()
     timers = [Timer("f()", globals={"f": f}, num_threads=number) for f in computations]
     rounds = [[t.blocked_autorange(min_run_time=SECONDS) for t in timers] for _ in range(ROUNDS)]
