@@ -84,15 +84,12 @@ def _end(number: int) -> None:
     os._exit(128 + number)
 
 
-def kill_children(parent: int | None = None) -> None:
-    """Kill every process that one has started, and theirs.
-
-    parent: its number; None: this one.
-    """
+def kill_children() -> None:
+    """Kill every process that this one has started, and theirs."""
     import psutil
 
     for _ in range(3):  # one may have been starting another
-        if not (children := psutil.Process(parent).children(recursive=True)):
+        if not (children := psutil.Process().children(recursive=True)):
             return
         for child in children:
             with suppress(psutil.NoSuchProcess):
