@@ -36,6 +36,16 @@ OWN_RATES = (Replica(0, {"lr": 0.05}), Replica(1, {"lr": 0.01}))
 EXPERIMENTS = {  # name -> script, fields, what stands between the configuration and the replicas
     "virtual_covariance": (virtual_covariance, SIZES, ("digits", "sgd"), RATES),
     "target_linearity": (target_linearity, MLP, ("digits",), RATES),
+    **{
+        f"{script.__name__}-{architecture}": (
+            script,
+            {**SIZES, "depth": 1, "architecture": architecture},
+            ("digits", *arguments),
+            RATES,
+        )
+        for script, arguments in ((target_linearity, ()), (virtual_covariance, ("sgd",)))
+        for architecture in ("resnet", "transformer")
+    },
     "random_label": (
         random_label,
         MLP,

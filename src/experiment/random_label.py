@@ -8,9 +8,9 @@ the labels trained on, and against the true ones.
     python src/experiment/random_label.py --datasets cifar10
     python src/experiment/random_label.py --scale quick
 
-Results: results/SCALE/random_label/DATASET-pP-DIGEST.npz, arrays as in AXES. The labels trained on
-are where(redrawn, new_label, true label). A seed redraws in the same order at every p, so a label
-that is redrawn at one p is redrawn at every larger one, and alike.
+Results: results/SCALE/random_label/DATASET-pP[-ARCHITECTURE]-DIGEST.npz, arrays as in AXES. The
+labels trained on are where(redrawn, new_label, true label). A seed redraws in the same order at
+every p, so a label that is redrawn at one p is redrawn at every larger one, and alike.
 """
 
 import functools
@@ -29,17 +29,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lab import cli, hidden, runs, training
+from lab import architectures, cli, hidden, runs, training
 from lab.data import Images
 from lab.errors import ConfigError
 from lab.models import MLP
+from lab.networks import Stacked
 from lab.replicas import Replica, generators, make_optimizer
 from lab.results import Arrays
 from lab.runs import Run
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(cli.Common):
+class Config(architectures.Chosen):
     """Hyperparameters of Figure 12, the paper's; it had one seed."""
 
     # mnist, svhn, cifar10, cifar100, digits, or paths of .npz files
@@ -53,8 +54,7 @@ class Config(cli.Common):
     # epochs from one measurement to the next; one costs as much as half an epoch of training
     every: int = 5
     batch_size: int = 64  # samples a step
-    width: int = 256  # units of a hidden layer
-    depth: int = 3  # hidden layers
+    depth: int = 3  # hidden layers, or blocks
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -110,7 +110,9 @@ def labellings(images: Images, split: str, drawn: Mapping[str, Tensor]) -> Tenso
     return torch.stack([torch.where(redrawn, new, true), true.expand_as(new)])
 
 
-def layer_measures(model: MLP, images: Images, split: str, labels: Tensor) -> dict[str, Tensor]:
+def layer_measures(
+    model: MLP | Stacked, images: Images, split: str, labels: Tensor
+) -> dict[str, Tensor]:
     """Accuracy and loss (R,), and measures of every hidden layer (R, layer), of each labelling."""
     values = {}
     passes = hidden.one_pass(model, images, split, labels)
@@ -125,8 +127,7 @@ def run(config: Config, dataset: str, replicas: Sequence[Replica]) -> Arrays:
     images = cli.load_images(config, dataset)
     drawn = draw_labels(images, replicas)
     labels = {split: labellings(images, split, drawn) for split in SPLITS}
-    widths = (images.x_train[0].numel(), *[config.width] * config.depth, images.classes)
-    model = MLP(widths, generators(replicas, "weights")).to(config.resolved_device)
+    model = architectures.make(config, images, replicas)
     optimizer = make_optimizer(
         torch.optim.SGD, model, replicas, momentum=config.momentum, fused=True
     )
@@ -158,22 +159,21 @@ def main() -> None:
     cli.prepare(config)
     for dataset in config.datasets:
         images = cli.load_images(config, dataset)
-        planned = []
+        architectures.check(config, images)
+        planned, further = [], architectures.inputs(config)
         for p in config.probabilities:
             settings = {"dataset": images.name, "probability": p, **config.hyperparameters()}
             replicas = tuple(
                 Replica(seed, {"lr": config.learning_rate}, {"probability": p})
                 for seed in config.seeds
             )
-            name = f"{images.name}-p{p!r}"
-            planned.append(Run(config, "random_label", name, settings, images, AXES, replicas))
-        points = {
-            "seed": config.seeds,
-            "epoch": training.measured_epochs(config.epochs, config.every),
-            "layer": range(1, config.depth + 1),
-        }
+            name = f"{images.name}-p{p!r}{architectures.suffix(config)}"
+            made_from = (name, settings, images, AXES, replicas, further)
+            planned.append(Run(config, "random_label", *made_from))
+        epochs = training.measured_epochs(config.epochs, config.every)
         for result, arrays in runs.train(functools.partial(run, config, dataset), planned):
-            result.save(arrays | points)
+            layers = range(1, arrays["train_tl"].shape[-1] + 1)
+            result.save(arrays | {"seed": config.seeds, "epoch": epochs, "layer": layers})
 
 
 if __name__ == "__main__":

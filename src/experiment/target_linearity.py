@@ -6,10 +6,12 @@ Claim: both rise during training, and deeper layers are more target-linear. Figu
     python src/experiment/target_linearity.py --datasets cifar10
     python src/experiment/target_linearity.py --optimizer adam
     python src/experiment/target_linearity.py --learning-rate 0.0005
+    python src/experiment/target_linearity.py --architecture resnet --optimizer adam
     python src/experiment/target_linearity.py --scale quick
 
-Results: results/SCALE/target_linearity/DATASET-OPTIMIZER-DIGEST.npz, arrays as in AXES. All curves
-share one epoch axis: 0 is before training, and all that belongs to an epoch is measured at once.
+Results: results/SCALE/target_linearity/DATASET-OPTIMIZER[-ARCHITECTURE]-DIGEST.npz, arrays as in
+AXES. All curves share one epoch axis: 0 is before training, and all that belongs to an epoch is
+measured at once.
 """
 
 import functools
@@ -27,16 +29,17 @@ program.begin(__name__)
 import torch
 from torch import Tensor
 
-from lab import cli, hidden, runs, training
+from lab import architectures, cli, hidden, runs, training
 from lab.data import Images
 from lab.models import MLP
+from lab.networks import Stacked
 from lab.replicas import Replica, generators, make_optimizer
 from lab.results import Arrays
 from lab.runs import Run
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(cli.Common):
+class Config(architectures.Chosen):
     """Hyperparameters of Figures 4 and 9, the paper's; it had one seed."""
 
     # mnist, svhn, cifar10, cifar100, digits, or paths of .npz files
@@ -49,8 +52,7 @@ class Config(cli.Common):
     seeds: tuple[int, ...] = (0, 1, 2)  # a seed draws initial weights and batch orders
     epochs: int = 100  # passes over the training set
     batch_size: int = 64  # samples a step
-    width: int = 256  # units of a hidden layer
-    depth: int = 4  # hidden layers
+    depth: int = 4  # hidden layers, or blocks
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -87,19 +89,17 @@ AXES = {
 }
 
 
-def layer_measures(model: MLP, images: Images, split: str) -> dict[str, Tensor]:
+def layer_measures(model: MLP | Stacked, images: Images, split: str) -> dict[str, Tensor]:
     """Accuracy and loss (R,), and the measures of every hidden layer (R, layer), in one pass."""
     ((moments, scores),) = hidden.one_pass(model, images, split)
-    weights = [layer.weight for layer in model.layers[1:]]
-    values = scores | hidden.linearity(moments) | hidden.responses(moments, weights)
+    values = scores | hidden.linearity(moments) | hidden.responses(moments, model.readers[1:])
     return {f"{split}_{name}": value for name, value in values.items()}
 
 
 def run(config: Config, dataset: str, replicas: Sequence[Replica]) -> Arrays:
     """Train replicas as one batch and measure them at every epoch; name -> (R, epoch, …)."""
     images = cli.load_images(config, dataset)
-    widths = (images.x_train[0].numel(), *[config.width] * config.depth, images.classes)
-    model = MLP(widths, generators(replicas, "weights")).to(config.resolved_device)
+    model = architectures.make(config, images, replicas)
     if config.optimizer == "sgd":
         kind, options = torch.optim.SGD, {"momentum": config.momentum}
     else:
@@ -124,12 +124,15 @@ def main() -> None:
     cli.prepare(config)
     for dataset in config.datasets:
         images = cli.load_images(config, dataset)
-        name = f"{images.name}-{config.optimizer}"
+        architectures.check(config, images)
+        name = f"{images.name}-{config.optimizer}{architectures.suffix(config)}"
         settings = {"dataset": images.name, **config.hyperparameters()}
         replicas = tuple(Replica(seed, {"lr": config.rate}) for seed in config.seeds)
-        result = Run(config, "target_linearity", name, settings, images, AXES, replicas)
+        further = architectures.inputs(config)
+        result = Run(config, "target_linearity", name, settings, images, AXES, replicas, further)
         for _, arrays in runs.train(functools.partial(run, config, dataset), [result]):
-            points = {"epoch": range(config.epochs + 1), "layer": range(1, config.depth + 1)}
+            layers = range(1, arrays["train_tl"].shape[-1] + 1)
+            points = {"epoch": range(config.epochs + 1), "layer": layers}
             result.save(arrays | {"seed": config.seeds} | points)
 
 

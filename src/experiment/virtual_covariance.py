@@ -8,12 +8,13 @@ of WᵀW and of the average gradient outer product (AGOP) less so (about 0.71).
     python src/experiment/virtual_covariance.py --scale quick
 
 Theorem 1 is about the change of the Gram, the figure about the Gram itself. Both are measured, by
-their diagonals and whole matrices, in both layers. The paper trains by plain SGD; with momentum and
+their diagonals and whole matrices, in every layer. The paper trains by plain SGD; with momentum and
 under Adam the theorem need not hold.
 
-Results: results/SCALE/virtual_covariance/DATASET-OPTIMIZER-DIGEST.npz, arrays as in AXES. Epoch 0
-is before training. A step's VCS is that of its mini-batch, with A = ∂L/∂H of the batch's mean loss
-and the optimizer's rate as γ. The AGOP is over the whole training set.
+Results: results/SCALE/virtual_covariance/DATASET-OPTIMIZER[-ARCHITECTURE]-DIGEST.npz, arrays as in
+AXES. Epoch 0 is before training. A step's VCS is that of its mini-batch, with A = ∂L/∂H of the
+batch's mean loss and the optimizer's rate as γ. The AGOP is over the whole training set. Layer 1 is
+the images, and layer n + 1 hidden layer n; a convolution's features are patches.
 """
 
 import functools
@@ -33,11 +34,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from core.agop import average_gradient_outer_product
+from core.agop import output_gradients
 from core.gram import cosine, weight_gram
-from lab import cli, runs, training
+from lab import architectures, cli, runs, training
 from lab.data import Images
 from lab.models import MLP
+from lab.networks import Reading, Stacked, evaluating
 from lab.replicas import Replica, generators, make_optimizer
 from lab.results import Arrays
 from lab.runs import Run
@@ -46,7 +48,7 @@ OPTIMIZERS = {"sgd": torch.optim.SGD, "momentum": torch.optim.SGD, "adam": torch
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(cli.Common):
+class Config(architectures.Chosen):
     """Hyperparameters of Figure 7, the paper's; it states neither batch size nor epochs."""
 
     # mnist, svhn, cifar10, cifar100, digits, or paths of .npz files
@@ -59,7 +61,7 @@ class Config(cli.Common):
     seeds: tuple[int, ...] = (0, 1, 2)  # a seed draws initial weights and batch orders
     epochs: int = 10  # passes over the training set; the paper trains to 46 % test accuracy
     batch_size: int = 64  # samples a step
-    width: int = 256  # units of the hidden layer
+    depth: int = cli.added(1, 1)  # hidden layers, or blocks
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -87,7 +89,7 @@ AXES = {
     **{"_".join(names): _LAYER for names in itertools.product(GRAMS, COMPARED, PARTS)},
     "relative_error": _LAYER,  # ‖ΔG − Σ VCS‖ / ‖Σ VCS‖
     **{f"diagonal_{name}": ("seed", "input") for name in DRAWN},  # layer 1, last epoch
-    "image_shape": ("image_axis",),  # channels, height, width
+    "image_shape": ("image_axis",),  # channels, height, width; of a convolution its patch
     "test_accuracy": _EPOCH,
     "test_loss": _EPOCH,  # mean cross-entropy in nats
     **{name: (name,) for name in ("seed", "epoch", "layer")},
@@ -128,23 +130,34 @@ def correlation(a: Tensor, b: Tensor) -> Tensor:
     return cosine(*(x - x.mean((-2, -1), keepdim=True) for x in (a, b)))
 
 
-def layer_agops(model: MLP, images: Images) -> dict[str, list[Tensor]]:
-    """AGOP of both layers' inputs over the training set, (R, d, d) float64.
+def response_agops(outputs: Tensor, readings: Sequence[Reading]) -> list[Tensor]:
+    """AGOP of each weight's responses z, (R, m, m), whose rows are summed over positions."""
+    sums: list[Tensor | float] = [0.0] * len(readings)
+    every = [z for reading in readings for z in reading.outputs]
+    for gradients in output_gradients(outputs, every):
+        in_order = iter(gradients)
+        for i, reading in enumerate(readings):
+            rows = reading.rows([next(in_order) for _ in reading.outputs])
+            sums[i] = sums[i] + rows.mT @ rows
+    return [total / outputs.shape[-2] for total in sums]
+
+
+def layer_agops(model: MLP | Stacked, images: Images) -> dict[str, list[Tensor]]:
+    """AGOP of the inputs of each weight over the training set, (R, d, d) float64.
 
     For the inputs of z = Wh + b it is WᵀKW, where K is the AGOP of z: no d × d matrix a batch.
     """
-    weights = [layer.weight.detach().double() for layer in model.layers]
+    weights = [w.detach().double() for w in model.readers if w is not None]
     sums = {name: [w.new_zeros(*w.shape[:2], w.shape[1]) for w in weights] for name in AGOPS}
     replicas, samples = len(weights[0]), len(images.x_train)
     dtype = next(model.parameters()).dtype
     for x, y in training.whole_batches(images, "train", replicas, dtype):
-        z = model.layers[0](x.flatten(2))
-        logits = model.layers[1](model.activation(z))  # (R, B, c)
+        with evaluating(model):
+            readings, logits = model.products(x)  # (R, B, c)
         labels = y.repeat(replicas)
         losses = functional.cross_entropy(logits.flatten(0, 1), labels, reduction="none")
         for name, outputs in zip(AGOPS, (logits, losses.view(replicas, -1, 1)), strict=True):
-            parts = average_gradient_outer_product(outputs, [z, logits])
-            for total, part in zip(sums[name], parts, strict=True):
+            for total, part in zip(sums[name], response_agops(outputs, readings), strict=True):
                 total += part * (len(y) / samples)
     return {
         name: [w.mT @ k @ w for w, k in zip(weights, totals, strict=True)]
@@ -153,13 +166,14 @@ def layer_agops(model: MLP, images: Images) -> dict[str, list[Tensor]]:
 
 
 def layer_matrices(
-    model: MLP, images: Images, initial: Sequence[Tensor], shifts: Sequence[ShiftSum]
+    model: MLP | Stacked, images: Images, initial: Sequence[Tensor], shifts: Sequence[ShiftSum]
 ) -> list[dict[str, Tensor]]:
-    """GRAMS and COMPARED of each layer, name -> (R, d, d) float64; initial: G at the start."""
+    """GRAMS and COMPARED of each weight, name -> (R, d, d) float64; initial: G at the start."""
     agops = layer_agops(model, images)
+    weights = [w.detach() for w in model.readers if w is not None]
     layers = []
-    for i, (layer, start, shift) in enumerate(zip(model.layers, initial, shifts, strict=True)):
-        gram = weight_gram(layer.weight.detach().double())
+    for i, (weight, start, shift) in enumerate(zip(weights, initial, shifts, strict=True)):
+        gram = weight_gram(weight.double())
         first_order, second_order = shift.terms()
         vcs = {"vcs": first_order + second_order, "vcs_first_order": first_order}
         grams = {"gram": gram, "change": gram - start}
@@ -167,8 +181,15 @@ def layer_matrices(
     return layers
 
 
-def layer_measures(layers: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Correlations and relative errors (R, layer); layers: from `layer_matrices`."""
+def layer_measures(
+    layers: Sequence[dict[str, Tensor]], readers: Sequence[Tensor | None]
+) -> dict[str, Tensor]:
+    """Correlations and relative errors (R, layer), nan where no weight alone reads a layer.
+
+    Args:
+        layers: of each weight, from `layer_matrices`.
+        readers: of each layer, as `networks` has them.
+    """
     norm, rows = torch.linalg.matrix_norm, []
     for matrices in layers:
         row = {}
@@ -178,17 +199,19 @@ def layer_measures(layers: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         vcs = matrices["vcs"]
         row["relative_error"] = norm(matrices["change"] - vcs) / norm(vcs)
         rows.append(row)
+    undefined = {name: torch.full_like(values, torch.nan) for name, values in rows[0].items()}
+    known = iter(rows)
+    rows = [undefined if weight is None else next(known) for weight in readers]
     return {name: torch.stack([row[name] for row in rows], -1) for name in rows[0]}
 
 
 def run(config: Config, dataset: str, optimizer_name: str, replicas: Sequence[Replica]) -> Arrays:
     """Train replicas as one batch and measure them at every epoch; name -> (R, …)."""
     images = cli.load_images(config, dataset)
-    widths = (images.x_train[0].numel(), config.width, images.classes)
-    model = MLP(widths, generators(replicas, "weights")).to(config.resolved_device)
+    model = architectures.make(config, images, replicas)
     optimizer = make_optimizer(OPTIMIZERS[optimizer_name], model, replicas, fused=True)
     orders = generators(replicas, "order")
-    weights = [layer.weight.detach() for layer in model.layers]
+    weights = [weight.detach() for weight in model.readers if weight is not None]
     initial = [weight_gram(weight.double()) for weight in weights]
     shifts = [ShiftSum(weight, replicas[0].options["lr"]) for weight in weights]
     description = f"{images.name} {optimizer_name} seed {replicas[0].seed}"
@@ -196,16 +219,17 @@ def run(config: Config, dataset: str, optimizer_name: str, replicas: Sequence[Re
         for epoch in epochs:  # 0: before training
             if epoch > 0:
                 for x, y in training.shuffled_batches(images, config.batch_size, orders):
-                    x = x.flatten(2).requires_grad_()  # inputs of the first layer
-                    (hidden,) = model.hidden(x)  # and of the second
-                    hidden.retain_grad()
-                    training.cross_entropy(model.layers[1](hidden), y).backward()
+                    readings, logits = model.products(x)
+                    for reading in readings:
+                        reading.keep_gradients()
+                    training.cross_entropy(logits, y).backward()
+                    for shift, reading in zip(shifts, readings, strict=True):
+                        shift.add(reading.features, reading.gradient())
                     optimizer.step()
                     optimizer.zero_grad()
-                    for shift, h in zip(shifts, (x, hidden), strict=True):
-                        shift.add(h.detach(), h.grad)
             layers = layer_matrices(model, images, initial, shifts)
-            epochs.record(training.evaluate(model, images, "test") | layer_measures(layers))
+            measures = layer_measures(layers, model.readers)
+            epochs.record(training.evaluate(model, images, "test") | measures)
             diagonals = {name: layers[0][name].diagonal(dim1=-2, dim2=-1).float() for name in DRAWN}
             del layers  # before the next ones are made: each has d² entries
     last = {f"diagonal_{name}": values.cpu().numpy() for name, values in diagonals.items()}
@@ -217,16 +241,18 @@ def main() -> None:
     cli.prepare(config)
     for dataset, optimizer in itertools.product(config.datasets, config.optimizers):
         images = cli.load_images(config, dataset)
+        shape, further = architectures.check(config, images), architectures.inputs(config)
         options = config.options(optimizer)
         varied = {"dataset": images.name, "optimizer": optimizer, "rate": options["lr"]}
         settings = varied | config.hyperparameters()
         replicas = tuple(Replica(seed, options) for seed in config.seeds)
-        name = f"{images.name}-{optimizer}"
-        result = Run(config, "virtual_covariance", name, settings, images, AXES, replicas)
+        name = f"{images.name}-{optimizer}{architectures.suffix(config)}"
+        result = Run(config, "virtual_covariance", name, settings, images, AXES, replicas, further)
         train_replicas = functools.partial(run, config, dataset, optimizer)
         for _, arrays in runs.train(train_replicas, [result]):
-            points = {"epoch": range(config.epochs + 1), "layer": (1, 2)}
-            own = {"seed": config.seeds, "image_shape": images.shape}
+            layers = range(1, arrays["relative_error"].shape[-1] + 1)
+            points = {"epoch": range(config.epochs + 1), "layer": layers}
+            own = {"seed": config.seeds, "image_shape": shape}
             result.save(arrays | own | points)
 
 

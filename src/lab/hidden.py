@@ -1,4 +1,4 @@
-"""Measures of every hidden layer of replicated MLPs, in one pass over a split."""
+"""Measures of every hidden layer of replicated networks, in one pass over a split."""
 
 from collections.abc import Sequence
 
@@ -16,12 +16,13 @@ from core.linearity import (
 from core.moments import FeatureMoments
 from lab.data import Images
 from lab.models import MLP
+from lab.networks import Stacked, evaluating
 from lab.training import score, whole_batches
 
 
 @torch.no_grad()
 def one_pass(
-    model: MLP, images: Images, split: str, labels: Tensor | None = None
+    model: MLP | Stacked, images: Images, split: str, labels: Tensor | None = None
 ) -> list[tuple[list[FeatureMoments], dict[str, Tensor]]]:
     """Moments of the hidden features, accuracy and loss, under each of K labellings.
 
@@ -35,17 +36,17 @@ def one_pass(
         for each labelling the moments of every hidden layer, with leading axis R, and accuracy and
         loss (mean cross-entropy in nats), (R,) each.
     """
-    weights = [layer.weight for layer in model.layers]
-    replicas, y = len(weights[0]), images.split(split)[1]
+    parameter, y = next(model.parameters()), images.split(split)[1]
+    replicas = len(parameter)
     labels = y.expand(1, replicas, -1) if labels is None else labels
-    moments = [FeatureMoments() for _ in weights[1:]]
+    moments = [FeatureMoments() for _ in model.readers[1:]]
     total = torch.zeros(len(labels), 2, replicas, dtype=torch.float64, device=y.device)
     start = 0
-    for x, _ in whole_batches(images, split, replicas, weights[0].dtype):
+    for x, _ in whole_batches(images, split, replicas, parameter.dtype):
         part = labels[..., start : start + x.shape[1]]  # (K, R, B)
         start += x.shape[1]
-        hidden = model.hidden(x)
-        logits = model.layers[-1](hidden[-1])  # (R, B, c)
+        with evaluating(model):
+            hidden, logits = model.with_hidden(x)  # (R, B, d) each, (R, B, c)
         total += torch.stack([torch.stack(score(logits, labelling)) for labelling in part])
         # all labellings side by side: their sums are one matrix product
         # (R, B, K·c)
@@ -81,21 +82,29 @@ def linearity(moments: Sequence[FeatureMoments]) -> dict[str, Tensor]:
     }
 
 
-def responses(moments: Sequence[FeatureMoments], weights: Sequence[Tensor]) -> dict[str, Tensor]:
+def responses(
+    moments: Sequence[FeatureMoments], weights: Sequence[Tensor | None]
+) -> dict[str, Tensor]:
     """Measures of every hidden layer's responses Z = HWᵀ, (R, layer) float64.
 
     surrogate, ‖Z‖², and the surrogate normalised in two ways, `surrogate_share` and `response_cka`.
 
-    weights: W (R, m, d) of the layer after each hidden one.
+    weights: W (R, m, d) that reads each hidden layer; nan at None.
     """
-    pairs = list(zip(moments, weights, strict=True))
     measures = {
         "surrogate": moments_surrogate,
         "response_norm": response_norm,
         "surrogate_share": surrogate_share,
         "response_cka": response_cka,
     }
+    undefined = moments[0].scatter.new_full(moments[0].batch_shape, torch.nan)
     return {
-        name: torch.stack([measure(*pair) for pair in pairs], -1)
+        name: torch.stack(
+            [
+                undefined if weight is None else measure(sums, weight)
+                for sums, weight in zip(moments, weights, strict=True)
+            ],
+            -1,
+        )
         for name, measure in measures.items()
     }

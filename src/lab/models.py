@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lab import memory
+from lab.networks import Reading
 
 
 def uniform_fan_in(
@@ -81,9 +82,28 @@ class MLP(nn.Module):
             outputs.append(h)
         return outputs
 
+    def with_hidden(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The same, and the logits (R, N, c)."""
+        hidden = self.hidden(x)
+        return hidden, self.layers[-1](hidden[-1])
+
+    @property
+    def readers(self) -> list[Tensor]:
+        """W (R, m, d) that reads the images and each hidden layer."""
+        return [layer.weight for layer in self.layers]
+
+    def products(self, x: Tensor) -> tuple[list[Reading], Tensor]:
+        """What each of the readers makes of its inputs, and the logits (R, N, c)."""
+        readings, h = [], x.flatten(2)
+        for layer in self.layers:
+            z = layer(h)
+            readings.append(Reading(h.detach(), layer.weight.detach(), [z]))
+            h = self.activation(z)
+        return readings, z
+
     def forward(self, x: Tensor) -> Tensor:
         """Images (R, N, …) -> logits (R, N, c)."""
-        return self.layers[-1](self.hidden(x)[-1])
+        return self.with_hidden(x)[1]
 
 
 class CNN(nn.Module):

@@ -13,6 +13,7 @@ from core.linearity import NotFiniteError
 from lab import cpu
 from lab.data import Images
 from lab.errors import Diverged
+from lab.networks import evaluating
 from lab.replicas import progress_bar
 from lab.results import Arrays
 
@@ -167,7 +168,8 @@ def evaluate(model: nn.Module, images: Images, split: str) -> dict[str, Tensor]:
     parameter = next(model.parameters())
     replicas, device = len(parameter), parameter.device
     total = torch.zeros(2, replicas, dtype=torch.float64, device=device)
-    for x, y in whole_batches(images, split, replicas, parameter.dtype):
-        total += torch.stack(score(model(x), y))
+    with evaluating(model):
+        for x, y in whole_batches(images, split, replicas, parameter.dtype):
+            total += torch.stack(score(model(x), y))
     accuracy, loss = total / len(images.split(split)[1])
     return {f"{split}_accuracy": accuracy, f"{split}_loss": loss}

@@ -340,6 +340,7 @@ def test_rows_of_features_are_taken_or_refused_before_any_work(script, home, tmp
 
 def other(value: Any, kind: Any) -> Any:
     """Another value of a hyperparameter, in a valid range; None where it has no other."""
+    kind = next((k for k in get_args(kind) if get_origin(k) is Literal), kind)  # Literal[…] | str
     if get_origin(kind) is Literal:
         return next(choice for choice in get_args(kind) if choice != value)
     if isinstance(value, tuple) and len(value) != 1:
