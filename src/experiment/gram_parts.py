@@ -50,7 +50,7 @@ LABELS = ("true", "shuffled")
 class Config(cli.Common):
     """Hyperparameters, ours; Figure 7's network is one of these, whose batch size is not stated."""
 
-    # mnist, svhn, cifar10, cifar100, digits, or paths of .npz files
+    # mnist, svhn, cifar10, cifar100, digits, or your own: see docs/data.md
     datasets: tuple[str, ...] = cli.each(("cifar10",))
     label_sets: tuple[str, ...] = cli.each(LABELS)  # true: the data's; shuffled: permuted once
     learning_rates: tuple[float, ...] = cli.each((0.005, 0.01, 0.05))  # γ; the paper's is 0.05

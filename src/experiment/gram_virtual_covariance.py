@@ -47,7 +47,7 @@ from lab.runs import Run
 class Config(cli.Common):
     """Hyperparameters, ours: the paper has no such experiment."""
 
-    # mnist, svhn, cifar10, cifar100, digits, or paths of .npz files
+    # mnist, svhn, cifar10, cifar100, digits, or your own: see docs/data.md
     datasets: tuple[str, ...] = cli.each(("digits", "mnist"))
     batch_sizes: tuple[int | None, ...] = cli.each((None, 64))  # samples a step; None: all of them
     # rates η of gradient descent, without momentum

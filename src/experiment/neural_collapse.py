@@ -46,7 +46,7 @@ class Config(cli.Common):
     Momentum and the two falls of the rate are those of Papyan, Han and Donoho.
     """
 
-    # mnist, svhn, cifar10, cifar100, digits, or paths of .npz files
+    # mnist, svhn, cifar10, cifar100, digits, or your own: see docs/data.md
     datasets: tuple[str, ...] = cli.each(("digits", "mnist"))
     # rate of SGD, a tenth of it after a third of the epochs, a hundredth after two thirds
     learning_rate: float = 0.05

@@ -43,7 +43,7 @@ from lab.runs import Run
 class Config(cli.Common):
     """Hyperparameters of Figure 4, for fewer epochs."""
 
-    # mnist, svhn, cifar10, cifar100, digits, or paths of .npz files
+    # mnist, svhn, cifar10, cifar100, digits, or your own: see docs/data.md
     datasets: tuple[str, ...] = cli.each(("cifar10",))
     seed: int = 0  # draws initial weights, batch orders and the surrogate's samples
     epochs: int = 20  # passes over the training set

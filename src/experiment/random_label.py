@@ -43,7 +43,7 @@ from lab.runs import Run
 class Config(architectures.Chosen):
     """Hyperparameters of Figure 12, the paper's; it had one seed."""
 
-    # mnist, svhn, cifar10, cifar100, digits, or paths of .npz files
+    # mnist, svhn, cifar10, cifar100, digits, or your own: see docs/data.md
     datasets: tuple[str, ...] = cli.each(("cifar10",))
     # probability p that a label is redrawn
     probabilities: tuple[float, ...] = cli.each((0.0, 0.25, 0.5, 0.75, 0.9, 1.0))

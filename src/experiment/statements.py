@@ -66,7 +66,7 @@ EXPANDED = (
 class Config(cli.Common):
     """Hyperparameters, ours: the paper has no such experiment."""
 
-    # mnist, svhn, cifar10, cifar100, digits, or paths of .npz files
+    # mnist, svhn, cifar10, cifar100, digits, or your own: see docs/data.md
     datasets: tuple[str, ...] = cli.each(("digits", "mnist"))
     networks: tuple[str, ...] = cli.each(tuple(NETWORKS))  # see _statement_networks.py
     learning_rate: float | None = None  # rate of gradient descent; None: the network's own

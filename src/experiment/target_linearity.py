@@ -42,7 +42,7 @@ from lab.runs import Run
 class Config(architectures.Chosen):
     """Hyperparameters of Figures 4 and 9, the paper's; it had one seed."""
 
-    # mnist, svhn, cifar10, cifar100, digits, or paths of .npz files
+    # mnist, svhn, cifar10, cifar100, digits, or your own: see docs/data.md
     datasets: tuple[str, ...] = cli.each(("cifar10", "cifar100"))
     optimizer: Literal["sgd", "adam"] = "sgd"  # sgd is Figure 4, adam is Figure 9
     # rate of either optimizer; None: 0.005 for SGD, the text's (the published code has 0.0005), and

@@ -42,7 +42,7 @@ from lab.runs import Run
 class Config(cli.Common):
     """The data of Figure 10."""
 
-    # mnist, svhn, cifar10, cifar100, digits, or paths of .npz files
+    # mnist, svhn, cifar10, cifar100, digits, or your own: see docs/data.md
     datasets: tuple[str, ...] = cli.each(vae_train.Config.datasets)
     components: int = vae_train.Config.latent  # of the pixels, as many as the VAE has latents
     samples: int = vae_train.Config.samples  # training images, those that the VAE is measured on

@@ -45,7 +45,7 @@ from lab.runs import Run
 class Config(cli.Common):
     """Hyperparameters of Figures 5 and 10, the paper's; it had one seed."""
 
-    # mnist, svhn, cifar10, cifar100, digits, or paths of .npz files
+    # mnist, svhn, cifar10, cifar100, digits, or your own: see docs/data.md
     datasets: tuple[str, ...] = cli.each(("mnist", "cifar10"))
     # weights of the Kullback–Leibler divergence
     betas: tuple[float, ...] = cli.each((0.05, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0))

@@ -51,7 +51,7 @@ OPTIMIZERS = {"sgd": torch.optim.SGD, "momentum": torch.optim.SGD, "adam": torch
 class Config(architectures.Chosen):
     """Hyperparameters of Figure 7, the paper's; it states neither batch size nor epochs."""
 
-    # mnist, svhn, cifar10, cifar100, digits, or paths of .npz files
+    # mnist, svhn, cifar10, cifar100, digits, or your own: see docs/data.md
     datasets: tuple[str, ...] = cli.each(("cifar10",))
     optimizers: tuple[str, ...] = cli.each(tuple(OPTIMIZERS))  # the paper's is sgd
     learning_rate: float = 0.05  # rate of plain SGD

@@ -55,7 +55,7 @@ LOSSES = {  # each with GELU and an output a class
 class Config(cli.Common):
     """Hyperparameters, ours: the paper has no such experiment."""
 
-    # mnist, svhn, cifar10, cifar100, digits, or paths of .npz files
+    # mnist, svhn, cifar10, cifar100, digits, or your own: see docs/data.md
     datasets: tuple[str, ...] = cli.each(("digits", "mnist"))
     losses: tuple[str, ...] = cli.each(tuple(LOSSES))  # cross_entropy, squared: mean over samples
     decays: tuple[float, ...] = (0.01, 0.003, 0.001, 0.0001)  # λ under gradient descent

@@ -43,7 +43,7 @@ NEWTON_SCHULZ_RATES = (0.01,)  # the one that is plotted, of the slowest method
 class WhiteningConfig(cli.Common):
     """What Figures 2 and 6 have in common."""
 
-    datasets: tuple[str, ...]  # mnist, svhn, cifar10, cifar100, digits, or paths of .npz files
+    datasets: tuple[str, ...]  # names as in docs/data.md
     # plain, exact, newton_schulz, step_matched, complement, biases
     methods: tuple[str, ...] = cli.each(METHODS)
     # rates of SGD for plain, exact and step_matched; 0.01 is plotted
@@ -68,7 +68,7 @@ class WhiteningConfig(cli.Common):
 class Config(WhiteningConfig):
     """Hyperparameters of Figure 2, the paper's."""
 
-    # mnist, svhn, cifar10, cifar100, digits, or paths of .npz files
+    # mnist, svhn, cifar10, cifar100, digits, or your own: see docs/data.md
     datasets: tuple[str, ...] = cli.each(("mnist", "svhn", "cifar10", "cifar100"))
     # momentum of SGD; a comment in the published script says 0.8 for CIFAR-100 and 0.95 for the
     # others; its code has 0.85

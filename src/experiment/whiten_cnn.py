@@ -33,7 +33,7 @@ from lab.results import Arrays
 class Config(whiten.WhiteningConfig):
     """Hyperparameters of Figure 6, the paper's."""
 
-    # mnist, svhn, cifar10, cifar100, digits, or paths of .npz files
+    # mnist, svhn, cifar10, cifar100, digits, or your own: see docs/data.md
     datasets: tuple[str, ...] = cli.each(("svhn", "cifar10", "cifar100"))
     momentum: float = 0.95  # momentum of SGD
     channels: int = 16  # channels of a convolution

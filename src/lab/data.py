@@ -3,16 +3,28 @@
     images = load_images("mnist", root=Path("data"))
     batch = images.scale(images.x_train[index])  # uint8 -> float32 in [0, 1]
 
-Names: mnist, svhn, cifar10, cifar100 (torchvision, downloaded on first use), digits (bundled with
-scikit-learn, no network), or the path of an .npz file with x_train, y_train, x_test, y_test. Images
-are (N, H, W), (N, H, W, C) or, where their second axis is as short as a number of channels and the
-last is not, (N, C, H, W).
+A data set is named by one of these:
+
+    mnist, svhn, cifar10, cifar100  torchvision's, downloaded into `root` on first use; MNIST's four
+                         .gz files are also taken from `root` itself, or its folder mnist
+    digits               bundled with scikit-learn: no network
+    PATH.npz             arrays x_train, y_train, x_test, y_test. x: (N, H, W), (N, H, W, C) or,
+                         where the second axis is as short as a number of channels and the last is
+                         not, (N, C, H, W), or rows of features (N, d); uint8, which is divided by
+                         255, or floats, which are taken as they are. y: class indices (N,) from 0
+    FOLDER               train/CLASS/* and test/CLASS/* (or validation): images of one size, classes
+                         numbered in the order of their names; or MNIST's four files; or a Hugging
+                         Face data set, as `save_to_disk` writes it or `load_dataset` reads it
+    hf:NAME              a data set of images of the Hugging Face hub
+
+Results carry its label: the name, the file's without .npz, the folder's, or what follows the last
+slash.
 """
 
 import functools
 import hashlib
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,13 +32,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lab import files
-from lab.errors import DataError, ResultError
+from lab import sources
+from lab.errors import DataError
+from lab.sources import HUB, KEYS, TORCHVISION
 
-TORCHVISION = ("mnist", "svhn", "cifar10", "cifar100")
 CLASSES = {"cifar100": 100}  # of torchvision's sets; all others have ten
 NAMES = (*TORCHVISION, "digits")
-KEYS = ("x_train", "y_train", "x_test", "y_test")
 MOST_CHANNELS = 4  # of images whose channels come first
 MOST_RATIO = 100  # of the mean sizes of training and test samples
 
@@ -82,19 +93,24 @@ def fingerprint(*arrays: Tensor) -> str:
 
 
 def label(name: str) -> str:
-    """The name that results carry: the data set's own, or the stem of an .npz file."""
-    return Path(name).stem if name.endswith(".npz") else name
+    """The name that results carry; see the module's docstring."""
+    if name in NAMES:
+        return name
+    if name.startswith(HUB):
+        return name.removeprefix(HUB).rpartition("/")[2]
+    return Path(name).stem if name.endswith(".npz") else Path(os.path.abspath(name)).name
 
 
 def check_name(name: str) -> None:
-    """Raise DataError unless `name` is a known data set or an existing .npz file."""
+    """Raise DataError unless `name` is one of a data set, or an existing .npz file or folder."""
     if name.endswith(".npz"):
         if not Path(name).is_file():
             raise DataError(f"no file {name}: give the path of an .npz with {', '.join(KEYS)}")
-    elif name not in NAMES:
-        raise DataError(
-            f"unknown data set {name!r}: one of {', '.join(NAMES)}, or the path of an .npz file"
-        )
+    elif name not in NAMES and not label(name):
+        raise DataError(f"unknown data set {name!r}: a folder or data set without a name")
+    elif not (name in NAMES or name.startswith(HUB) or sources.is_folder(name)):
+        known = f"one of {', '.join(NAMES)}, the path of an .npz file or of a folder, or {HUB}NAME"
+        raise DataError(f"unknown data set {name!r}: {known}")
 
 
 @functools.lru_cache(maxsize=2)
@@ -103,7 +119,7 @@ def load_images(name: str, root: Path = Path("data"), device: str = "cpu") -> Im
 
     Args:
         name: see the module's docstring.
-        root: folder of torchvision's data sets.
+        root: folder of torchvision's data sets, or of MNIST's files.
         device: "cpu" or "cuda".
 
     Raises:
@@ -111,94 +127,21 @@ def load_images(name: str, root: Path = Path("data"), device: str = "cpu") -> Im
     """
     check_name(name)
     if name.endswith(".npz"):
-        images = _assemble(Path(name).stem, name, _read_npz(Path(name)))
+        images = _assemble(label(name), name, sources.read_npz(Path(name)))
     elif name == "digits":
-        images = replace(_assemble(name, name, _read_digits()), unit=16.0)
+        images = replace(_assemble(name, name, sources.read_digits()), unit=16.0)
+    elif name.startswith(HUB):
+        arrays = sources.read_hugging_face(name.removeprefix(HUB))
+        images = _assemble(label(name), name, arrays)
+    elif name not in NAMES:
+        images = _assemble(label(name), name, sources.read_folder(Path(name)))
     else:
-        arrays, classes = _read_torchvision(name, root), CLASSES.get(name, 10)
+        lone = sources.find_mnist(root) if name == "mnist" else None
+        arrays = sources.read_mnist(lone) if lone else sources.read_torchvision(name, root)
+        classes = CLASSES.get(name, 10)
         images = _assemble(name, f"{name} in {root}", arrays, classes)
         images = replace(images, mean=0.5, std=0.5) if name == "cifar100" else images
     return images.to(torch.device(device))
-
-
-def _read_digits() -> dict[str, np.ndarray]:
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    digits = load_digits()
-    x = digits.images.astype(np.uint8)  # (1797, 8, 8), 0 … 16
-    x_train, x_test, y_train, y_test = train_test_split(
-        x, digits.target, test_size=0.2, random_state=0, stratify=digits.target
-    )
-    return dict(zip(KEYS, (x_train, y_train, x_test, y_test), strict=True))
-
-
-def _read_torchvision(name: str, root: Path) -> dict[str, np.ndarray]:
-    from torchvision import datasets
-
-    def fetch(train: bool, download: bool) -> tuple[np.ndarray, np.ndarray]:
-        if name == "svhn":
-            split = "train" if train else "test"
-            part = datasets.SVHN(root, split=split, download=download)
-            return part.data, np.asarray(part.labels)
-        kind = {
-            "mnist": datasets.MNIST,
-            "cifar10": datasets.CIFAR10,
-            "cifar100": datasets.CIFAR100,
-        }[name]
-        part = kind(root, train=train, download=download)
-        return np.asarray(part.data), np.asarray(part.targets)
-
-    def fetch_both(download: bool) -> dict[str, np.ndarray]:
-        with _in_use(root, name, shared=not download):
-            parts = *fetch(True, download), *fetch(False, download)
-        return dict(zip(KEYS, parts, strict=True))
-
-    below = (root / name.upper(), root / name.upper() / "raw")
-    absent = [
-        folder
-        for folder in (*reversed(root.absolute().parents), root, *below)
-        if not folder.exists()
-    ]
-    with suppress(Exception):  # what torchvision raises where it is not there, or damaged
-        return fetch_both(download=False)
-    try:
-        return fetch_both(download=True)
-    except Exception as error:  # torchvision and pickle raise nearly anything on a damaged file
-        for folder in reversed(absent):  # torchvision makes its folders before it downloads
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(
-            f"{name} is not in {root} and could not be downloaded ({reason}): put torchvision's "
-            "files there, or take digits or an .npz"
-        ) from error
-
-
-@contextmanager
-def _in_use(root: Path, name: str, shared: bool) -> Iterator[None]:
-    """Inside, nobody downloads this data set into the folder, or nobody else reads it either."""
-    with ExitStack() as stack:
-        with suppress(ResultError):  # where no lock can be made, nothing can be downloaded either
-            lock = root / f".{name}.lock"
-            what = f"{name} in {root}"
-            stack.enter_context(files.locked(lock, what, wait=True, shared=shared))
-        yield
-
-
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with files.open_plain(path) as stream, np.load(stream, allow_pickle=False) as file:
-            missing = [key for key in KEYS if key not in file]
-            if missing:
-                raise DataError(f"{path} has no {', '.join(missing)}: it needs {', '.join(KEYS)}")
-            return {key: file[key] for key in KEYS}
-    except DataError:
-        raise
-    except Exception as error:  # zipfile, zlib and numpy raise nearly anything on a damaged file
-        raise DataError(
-            f"{path} cannot be read as an .npz of plain arrays: write it with numpy.savez"
-        ) from error
 
 
 def _assemble(

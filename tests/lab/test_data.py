@@ -1,6 +1,8 @@
 """Data sets: the bundled digits, .npz files, torchvision's formats, and how each can be wrong."""
 
 import contextlib
+import gzip
+import itertools
 import pickle
 import shutil
 import struct
@@ -12,11 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import scipy.io
 import torch
 import torchvision.datasets
+from PIL import Image
 from sklearn.datasets import load_digits
 
 from lab import data
@@ -412,7 +416,7 @@ class TestTorchvision:
         def refuse(path: Path, *_: object, **__: object) -> None:
             raise ResultError(f"{path} cannot be locked: Read-only file system")
 
-        monkeypatch.setattr(data.files, "locked", refuse)
+        monkeypatch.setattr(data.sources.files, "locked", refuse)
         assert len(data.load_images("mnist", tmp_path / "data").x_train) == N["train"]
 
     def test_svhn_calls_the_digit_zero_zero(self, tmp_path):
@@ -526,3 +530,172 @@ def test_to_keeps_everything_but_the_device():
     tensors = (*moved.split("train"), *moved.split("test"))
     assert all(tensor.device.type == "meta" for tensor in tensors)
     assert (moved.name, moved.unit, moved.mean, moved.std) == ("a", 2.0, 0.5, 0.25)
+
+
+# folders ------------------------------------------------------------------------------------------
+
+
+def write_classes(root: Path, part: str = "train", test: str = "test", mode: str = "RGB") -> Path:
+    """Two images of each of two classes in each part; the first of training has a pixel 255."""
+    rng = np.random.default_rng(2)
+    for name in (part, test):
+        for label, i in itertools.product(("dog", "ant"), (1, 0)):
+            shape = (4, 6) if mode == "L" else (4, 6, 3)
+            pixels = rng.integers(0, 250, shape).astype(np.uint8)
+            if (name, label, i) == (part, "ant", 0):
+                pixels[2, 5] = 255
+            folder = root / name / label
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(folder / f"{i}.png")
+    return root
+
+
+class TestImagesByClass:
+    @pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGB", 3)])
+    @pytest.mark.parametrize("test", ["test", "validation", "val"])
+    def test_classes_and_images_are_in_the_order_of_their_names(
+        self, tmp_path, mode, channels, test
+    ):
+        images = data.load_images(str(write_classes(tmp_path / "mine", test=test, mode=mode)))
+        assert (images.name, images.shape, images.classes) == ("mine", (channels, 4, 6), 2)
+        assert images.y_train.tolist() == images.y_test.tolist() == [0, 0, 1, 1]
+        found = torch.argwhere(images.x_train == 255)
+        assert found.tolist() == [[0, c, 2, 5] for c in range(channels)]
+
+    def test_grey_among_colours_counts_as_colour(self, tmp_path):
+        folder = write_classes(tmp_path / "mine")
+        grey = np.arange(24, dtype=np.uint8).reshape(4, 6)
+        Image.fromarray(grey).save(folder / "train" / "ant" / "0.png")
+        images = data.load_images(str(folder))
+        np.testing.assert_array_equal(images.x_train[0], np.stack([grey] * 3))
+
+    @pytest.mark.parametrize(
+        ("break_it", "said"),
+        [
+            (lambda root: shutil.rmtree(root / "test"), "neither folders train and test"),
+            (lambda root: shutil.rmtree(root / "test" / "dog"), "class dog is in one of"),
+            (lambda root: (root / "train" / "cat").mkdir(), "classes cat"),
+            (lambda root: (root / "train/dog/1.png").write_bytes(b"no"), "is no image"),
+            (
+                lambda root: Image.new("RGB", (6, 5)).save(root / "train/dog/1.png"),
+                "differs in size from others, 4 × 6 and 5 × 6",
+            ),
+            (
+                lambda root: Image.fromarray(np.zeros((4, 6), np.uint16)).save(
+                    root / "train/dog/1.png"
+                ),
+                "more than 8 bits",
+            ),
+        ],
+    )
+    def test_what_is_wrong_is_one_line(self, tmp_path, break_it, said):
+        break_it(write_classes(tmp_path / "mine"))
+        assert said in refusal(tmp_path / "mine")
+
+    def test_parts_of_two_sizes_are_one_line(self, tmp_path):
+        write_classes(tmp_path / "mine")
+        for path in (tmp_path / "mine" / "test").rglob("*.png"):
+            Image.new("RGB", (5, 5), (9, 9, 9)).save(path)
+        assert "differ in shape" in refusal(tmp_path / "mine")
+
+
+class TestMnistsFiles:
+    def write(self, folder: Path, pack: bool) -> tuple[dict, dict]:
+        images, labels = write_torchvision("mnist", folder.parent / "raw")
+        folder.mkdir(parents=True)
+        for path in (folder.parent / "raw" / "MNIST" / "raw").iterdir():
+            content = path.read_bytes()
+            name = f"{path.name}.gz" if pack else path.name
+            (folder / name).write_bytes(gzip.compress(content) if pack else content)
+        shutil.rmtree(folder.parent / "raw")
+        return images, labels
+
+    @pytest.mark.parametrize("pack", [True, False])
+    @pytest.mark.parametrize("place", ["anywhere", "data", "data/mnist"])
+    def test_are_read_wherever_they_lie(self, tmp_path, pack, place):
+        images, labels = self.write(tmp_path / place, pack)
+        name = str(tmp_path / place) if place == "anywhere" else "mnist"
+        loaded = data.load_images(name, tmp_path / "data")
+        assert loaded.name == Path(name).name
+        for part in ("train", "test"):
+            x, y = loaded.split(part)
+            np.testing.assert_array_equal(x, images[part])
+            np.testing.assert_array_equal(y, labels[part])
+
+    @pytest.mark.parametrize("damage", [lambda c: c[:-9], lambda c: b"\x01" + c, lambda _: b""])
+    def test_a_damaged_one_is_one_line(self, tmp_path, damage):
+        self.write(tmp_path / "mine", pack=False)
+        path = tmp_path / "mine" / "train-images-idx3-ubyte"
+        path.write_bytes(damage(path.read_bytes()))
+        assert str(path) in refusal(tmp_path / "mine")
+
+
+class TestHuggingFace:
+    def write(self, folder: Path, how: str, **columns: str) -> None:
+        """Grey images i·10 of class i % 3, in a data set that is saved, or as parquet."""
+        names = {"image": "image", "label": "label"} | columns
+        features = {
+            names["image"]: datasets.Image(),
+            names["label"]: datasets.ClassLabel(names=["a", "b", "c"]),
+            "id": datasets.Value("int64"),
+        }
+        parts = {}
+        for part, n in (("train", 6), ("test", 3)):
+            rows = {
+                names["image"]: [Image.new("L", (5, 4), 10 * i + 1) for i in range(n)],
+                names["label"]: [i % 3 for i in range(n)],
+                "id": list(range(n)),
+            }
+            parts[part] = datasets.Dataset.from_dict(rows, datasets.Features(features))
+        if how == "saved":
+            datasets.DatasetDict(parts).save_to_disk(folder)
+            return
+        folder.mkdir()
+        for part, rows in parts.items():
+            rows.to_parquet(folder / f"{part}.parquet")
+
+    @pytest.fixture(autouse=True)
+    def _quiet(self, tmp_path, monkeypatch):
+        datasets.disable_progress_bars()
+        monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+    @pytest.mark.parametrize("how", ["saved", "parquet"])
+    @pytest.mark.parametrize("columns", [{}, {"image": "picture", "label": "kind"}])
+    def test_images_and_classes_are_those_written(self, tmp_path, how, columns):
+        self.write(tmp_path / "mine", how, **columns)
+        images = data.load_images(str(tmp_path / "mine"))
+        assert (images.name, images.shape) == ("mine", (1, 4, 5))
+        assert images.x_train[:, 0, 0, 0].tolist() == [1, 11, 21, 31, 41, 51]
+        assert images.y_train.tolist() == [0, 1, 2, 0, 1, 2]
+        assert images.y_test.tolist() == [0, 1, 2]
+
+    def test_one_of_the_hub_is_asked_for_by_its_name(self, tmp_path, monkeypatch):
+        self.write(tmp_path / "mine", "saved")
+        here = datasets.load_from_disk(tmp_path / "mine")
+        monkeypatch.setattr("datasets.load_dataset", {"somebody/pictures": here}.__getitem__)
+        assert data.load_images("hf:somebody/pictures").name == "pictures"
+        assert "KeyError" not in refusal("hf:somebody/others").split("(")[0]
+
+    def test_text_is_one_line(self, tmp_path):
+        (tmp_path / "mine").mkdir()
+        text = datasets.Dataset.from_dict({"sentence": ["a", "b"], "label": [0, 1]})
+        for part in ("train", "test"):
+            text.to_parquet(tmp_path / "mine" / f"{part}.parquet")
+        said = refusal(tmp_path / "mine")
+        assert "which of its columns has images? sentence, label" in said
+
+    def test_a_split_too_few_is_one_line(self, tmp_path):
+        self.write(tmp_path / "mine", "parquet")
+        (tmp_path / "mine" / "test.parquet").unlink()
+        assert "no split test: there are train" in refusal(tmp_path / "mine")
+
+    def test_damaged_files_are_one_line(self, tmp_path):
+        (tmp_path / "mine").mkdir()
+        (tmp_path / "mine" / "train.parquet").write_bytes(b"PAR1 and no more")
+        assert str(tmp_path / "mine") in refusal(tmp_path / "mine")
+
+
+@pytest.mark.parametrize("name", ["hf:", "/", ".", "\0", "x" * 5000])
+def test_a_name_that_none_can_have_is_one_line(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refusal(name)
