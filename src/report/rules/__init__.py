@@ -5,6 +5,7 @@ results; those that were changed after a result was seen stand in `report.rules.
 """
 
 from report.rules import (
+    architectures,
     decay,
     encoders,
     figure7,
@@ -64,6 +65,7 @@ CLAIMS: tuple[Claim, ...] = (
     lemmas.robust_sums,
     lemmas.signs,
     decay.fact,
+    architectures.depth,
 )
 
 

@@ -1,0 +1,1 @@
+"""How the figures are drawn: functions of results that return a matplotlib figure."""

@@ -1,0 +1,38 @@
+"""Figure 4's measures of other networks than the paper's, beside what depth alone gives."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from lab.results import Result
+from report import plot
+
+MARKS = (0, 1, -1)  # measurements whose TL is drawn by layer: the start, one epoch, the end
+
+
+def by_depth(runs: Sequence[Result]) -> Figure:
+    """A row a result: TL of every hidden layer by epoch, with accuracies; and TL by layer.
+
+    Dashed: on the test set, less chance.
+    """
+    figure, axes = plot.grid(len(runs), 2, width=3.8, height=2.7)
+    every = []
+    for (left, right), run in zip(axes, runs, strict=True):
+        title = f"{run.config['architecture']}, {run.label}"
+        plot.layer_curves(left, run, run["train_tl"], "Target Linearity", limits=plot.UNIT)
+        left.set(title=title, ylim=(0, None))
+        accuracies = {
+            "train_accuracy": ("train accuracy", "0.25"),
+            "test_accuracy": ("test accuracy", "C0"),
+        }
+        every += [left, right, plot.accuracy_axis(left, run, accuracies)]
+        colors = plot.layer_colors(len(MARKS))
+        for mark, color in zip(MARKS, colors, strict=True):
+            epoch = f"epoch {run['epoch'][mark]}"
+            plot.band(right, run["layer"], run["train_tl"][:, mark], epoch, color)
+            above_chance = (run["test_tl"] - run["test_chance"])[:, mark]
+            plot.band(right, run["layer"], above_chance, None, color, linestyle="--")
+        right.set(title=title, xlabel="hidden layer", ylabel="Target Linearity", ylim=(0, None))
+    plot.shared_legend(figure, np.array(every), "outside right center")
+    return figure

@@ -1,0 +1,82 @@
+"""Planted results: claims about other networks than the paper's, and how they are drawn."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from experiment import target_linearity
+from planted_results import our_verdict, outcomes, plant, verdict
+from report.figures import architectures as drawing
+from report.lookup import lookup
+from report.rules import architectures
+
+CIFAR, START, END = "cifar10_jpeg", [0.10, 0.11, 0.12], [0.2, 0.3, 0.4]
+
+
+def plant_network(root, architecture, start=START, end=END, chance=0.05, **changes):
+    """TL by layer before training, and from the first epoch on."""
+    settings = target_linearity.Config(
+        architecture=architecture, **(architectures.SETTINGS | changes)
+    ).hyperparameters()
+    tl = np.array([start, *[end] * 12])  # (epoch, layer)
+    tl = np.stack([tl * (1 + 1e-4 * seed) for seed in range(3)])
+    arrays = {"epoch": np.arange(13), "layer": np.arange(1, 4), "train_tl": tl, "test_tl": tl}
+    arrays["test_chance"] = np.broadcast_to([chance, 0.0, 0.0], tl.shape)
+    arrays |= {f"{split}_accuracy": tl[..., 0] for split in ("train", "test")}
+    name = f"{CIFAR}-adam-{architecture}"
+    plant(root, target_linearity, name, arrays, CIFAR, dataset=CIFAR, **settings)
+
+
+@pytest.mark.parametrize(
+    ("changes", "unmet"),
+    [
+        ({}, set()),
+        ({"end": [0.2, 0.4, 0.3]}, {"TL rises by layer", "TL above chance rises by layer"}),
+        (
+            {"end": [0.08, 0.3, 0.4]},
+            {"TL rises in every layer", "TL above chance rises in every layer"},
+        ),
+        (
+            {"start": [0.15, 0.2, 0.38]},
+            {f"{what} rises more" for what in ("TL", "TL above chance")},
+        ),
+        ({"chance": -0.2}, {"TL above chance rises by layer"}),
+    ],
+)
+def test_linearity_must_rise_with_training_and_depth_and_more_than_by_depth_alone(
+    tmp_path, changes, unmet
+):
+    plant_network(tmp_path, "resnet", **changes)
+    found = outcomes(tmp_path, architectures.depth, "4")
+    asked = {a.partition(" from the first")[0] for a, outcome in found.items() if outcome != "met"}
+    assert len(found) == 6
+    assert asked == unmet
+    assert verdict(tmp_path, architectures.depth, "4") == "not comparable"  # with the paper
+
+
+def test_both_networks_count_and_neither_the_mlp_nor_other_settings(tmp_path):
+    assert our_verdict(tmp_path, architectures.depth, "4") == "—"
+    plant_network(tmp_path, "resnet")
+    plant_network(tmp_path, "mlp", end=[0.4, 0.3, 0.2])
+    plant_network(tmp_path, "transformer", end=[0.4, 0.3, 0.2], epochs=99)
+    assert our_verdict(tmp_path, architectures.depth, "4") == "holds; control met"
+    plant_network(tmp_path, "transformer", end=[0.4, 0.3, 0.2])
+    assert our_verdict(tmp_path, architectures.depth, "4") == ("holds in part; control met in part")
+
+
+def test_a_row_a_network_with_a_curve_a_layer(tmp_path):
+    for name in architectures.ARCHITECTURES:
+        plant_network(tmp_path, name)
+    runs = [
+        run
+        for name in architectures.ARCHITECTURES
+        for run in lookup(
+            target_linearity, tmp_path, "paper", **architectures.SETTINGS, architecture=name
+        )
+    ]
+    figure = drawing.by_depth(runs)
+    titles = [ax.get_title() for ax in figure.axes if ax.get_title()]
+    assert titles == [f"{name}, {CIFAR}" for name in architectures.ARCHITECTURES for _ in "ab"]
+    by_layer = figure.axes[1]
+    np.testing.assert_allclose(by_layer.lines[-2].get_ydata(), np.array(END) * (1 + 1e-4))
+    plt.close(figure)
