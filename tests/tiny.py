@@ -14,7 +14,7 @@ from lab.results import Result
 from lab.text.toy_bert import ToyBert
 
 SOURCE = Path(cli.__file__).parents[1]
-NAMES = sorted(path.stem for path in (SOURCE / "experiment").glob("[!_]*.py"))
+NAMES = [*sorted(path.stem for path in (SOURCE / "experiment").glob("[!_]*.py")), "_example"]
 SCRIPTS = [importlib.import_module(f"experiment.{name}") for name in NAMES]
 
 READS = {f"{kind}_target_linearity": f"{kind}_train" for kind in ("vae", "bert")}
