@@ -18,7 +18,7 @@ LAST = 3  # epochs whose mean stands for the end
 
 
 @claim(
-    "TL in a ResNet and a transformer (ours)",
+    "TL rises with depth in a ResNet and a transformer",
     "in a residual network and in a transformer with patches Target Linearity rises in training, "
     "and with depth",
     source="ours, beside sections 4.3 and B.5 (claims 3 and 27), which are about MLPs",
