@@ -9,6 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from torch.utils.data import DataLoader
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 import claims
 import core
@@ -90,12 +98,33 @@ def test_the_other_commands_are_known():
 
 @pytest.mark.slow
 def test_the_code_runs_with_the_package_installed(installed, tmp_path):
-    (code,) = (block for kind, block in BLOCKS if kind == "python")
+    code, _ = (block for kind, block in BLOCKS if kind == "python")
     assert len(code.strip().splitlines()) <= 20
     environment = {**os.environ, "PYTHONPATH": str(installed)}
     words = [sys.executable, "-W", "error", "-c", code]
     done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_callback_measures_what_a_trainer_trains(tmp_path):
+    _, code = (block for kind, block in BLOCKS if kind == "python")
+    rows = [{"input_ids": [i % 5, 1], "labels": i % 2} for i in range(40)]
+    shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    model = BertForSequenceClassification(BertConfig(vocab_size=5, **shape, intermediate_size=8))
+    options = {"use_cpu": True, "save_strategy": "no", "report_to": "none", "disable_tqdm": True}
+    trainer = Trainer(model, TrainingArguments(str(tmp_path), **options), train_dataset=rows)
+    watch = core.MeasureEvery(
+        1, trainer.model, DataLoader(rows, 20, collate_fn=trainer.data_collator)
+    )
+    exec(code, {"watch": watch, "trainer": trainer, "TrainerCallback": TrainerCallback})
+    trainer.train()
+    assert list(watch.tables) == [1, 2, 3]
+
+
+def test_the_readme_is_short():
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert len(text.splitlines()) <= 170
+    assert len(text.replace("|", " ").split()) <= 2500
 
 
 @pytest.mark.slow
