@@ -34,8 +34,8 @@ import torch
 
 from lab import cli, context, cpu, files, workers
 from report import index
-from report.lookup import divergences, experiment
-from report.recipes import RECIPES, Recipe, flags, picture
+from report.lookup import divergences, experiment, flags
+from report.recipes import RECIPES, Recipe, picture
 from report.rules import CLAIMS
 from report.steps import Step, expected, in_words, plan
 from report.verdicts import counts, decided_by
@@ -101,13 +101,18 @@ def run_script(name: str, words: tuple[str, ...]) -> bool:
     return True
 
 
+def environment(config: Config) -> dict[str, str]:
+    """What a notebook is told: where the results are, and that its pictures are to be saved."""
+    return {"SCALE": config.scale, "RESULTS": str(config.results.absolute()), "SAVE": "1"}
+
+
 def run_notebook(name: str, config: Config) -> bool:
     """Run the code of a notebook here, without a kernel; whether it ended well."""
     matplotlib.use("agg")
     path = NOTEBOOKS / f"{name}.ipynb"
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-    os.environ |= {"SCALE": config.scale, "RESULTS": str(config.results.absolute())}
+    os.environ |= environment(config)
     try:
         with contextlib.chdir(NOTEBOOKS), plt.rc_context(), redirect_stdout(io.StringIO()):
             exec(compile("\n".join(code), path.name, "exec"), {"__name__": "__main__"})
@@ -129,10 +134,9 @@ def executed(name: str, config: Config) -> Any:
     from nbclient import NotebookClient
 
     notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
-    folder = str(config.results.absolute())
-    environment = {**os.environ, "SCALE": config.scale, "RESULTS": folder}
     resources = {"metadata": {"path": str(NOTEBOOKS)}}
-    NotebookClient(notebook, timeout=3600, resources=resources).execute(env=environment)
+    client = NotebookClient(notebook, timeout=3600, resources=resources)
+    client.execute(env=os.environ | environment(config))
     for cell in notebook.cells:
         # times of day: the same results give the same file
         cell.metadata.pop("execution", None)

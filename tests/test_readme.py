@@ -1,5 +1,6 @@
 """What the README says is true: commands and code run, numbers are those of the results."""
 
+import json
 import os
 import re
 import shlex
@@ -136,6 +137,21 @@ def test_the_package_is_core_and_torch_is_all_that_it_asks_for(installed):
     assert asked == ["torch"]
     assert sorted(core.__all__) == core.__all__
     assert all(hasattr(core, name) for name in core.__all__)
+
+
+@pytest.mark.slow
+def test_the_notebook_that_needs_no_results_needs_no_checkout(installed, tmp_path):
+    text = (ROOT / "notebook" / f"{OWN}.ipynb").read_text("utf-8")
+    code = ["".join(c["source"]) for c in json.loads(text)["cells"] if c["cell_type"] == "code"]
+    install = '%pip install -q "weight-gram @ git+$REPOSITORY"'
+    assert install in code[0]
+    used = set(re.findall(r"weight_gram\.(\w+)", "".join(code)))
+    assert used <= set(core.__all__)
+    assert not re.findall(r"(?:import|from) (?:lab|report|experiment)\b", "".join(code))
+    settings = code[0].replace(install, "pass  # it is there")
+    check = f"{settings}\nassert weight_gram.__file__.startswith({str(installed)!r})"
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    subprocess.run([sys.executable, "-c", check], cwd=tmp_path, env=environment, check=True)
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ from .linearity import (
 )
 from .measure import Measurement, measure
 from .moments import FeatureMoments
+from .pictures import layer_measures, measure_by_epoch, use_style
 from .polar import polar_factor
 from .targets import NotFiniteError
 from .virtual import (
@@ -48,7 +49,9 @@ __all__ = [
     "gram_preserving_update",
     "gram_shift_cosine",
     "held_out_linearity",
+    "layer_measures",
     "measure",
+    "measure_by_epoch",
     "moments_surrogate",
     "polar_factor",
     "read_out",
@@ -57,6 +60,7 @@ __all__ = [
     "ridge_linearity",
     "surrogate",
     "target_linearity",
+    "use_style",
     "virtual_covariance",
     "virtual_covariance_shift",
     "virtual_update",

@@ -16,7 +16,7 @@ class MeasureEvery:
         for epoch in range(epochs):
             watch(epoch)
             ...  # an epoch of training
-        watch.tables[5]  # by epoch; report.plot.measure_by_epoch(watch.tables, "tl_in") draws them
+        watch.tables[5]  # by epoch; pictures.measure_by_epoch(watch.tables, "tl_in") draws them
 
     From the second table on `cosine_step` says whether training moved the Gram matrix as the
     Virtual Covariance Shift of the table before points: the cosine of the two. For that the weights

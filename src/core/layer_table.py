@@ -47,7 +47,7 @@ class LayerRow:
 
 
 class LayerTable(list[LayerRow]):
-    """A row a layer, in the order in which they are first called. `report.plot` draws it.
+    """A row a layer, in the order in which they are first called. `pictures.py` draws it.
 
     Attributes:
         notes: what is left out and why, a reason -> names of layers.

@@ -14,7 +14,7 @@ training: five seeds do not tell the two apart, so there are forty.
 
 Results: results/SCALE/swissroll/swissroll-DIGEST.npz, arrays as in AXES. Epoch 0 is before
 training, and everything at an epoch is measured at the same moment. It takes seconds;
-notebook/swissroll.ipynb runs it where its result is missing.
+notebook/figure01_swiss_roll.ipynb runs it where its result is missing.
 """
 
 import functools

@@ -15,8 +15,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from lab import cli, files
 from report.captions import CAPTIONS
 from report.front import sentences, tally
-from report.lookup import divergences
-from report.recipes import RECIPES, flags, picture, took
+from report.lookup import divergences, flags
+from report.recipes import RECIPES, picture, took
 from report.rules import number
 from report.verdicts import ASPECTS, Claim, Finding, Judged, counts, decided_by, flat
 

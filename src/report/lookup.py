@@ -46,11 +46,32 @@ def divergences(root: Path, scale: str, scripts: Iterable[str]) -> list[str]:
     return [line for line in lines if ";" in line]
 
 
-def explain_missing(
-    script: ModuleType, root: Path, scale: str, command: str, **changes: Any
+def flags(settings: Mapping[str, Any]) -> list[str]:
+    """Settings as words of a command line."""
+    pairs = ((f"--{name.replace('_', '-')}", str(value)) for name, value in settings.items())
+    return [word for pair in pairs for word in pair]
+
+
+def command(
+    script: str, scale: str, settings: Mapping[str, Any] | None = None, after: str = ""
 ) -> str:
+    """What makes a script's results at a scale.
+
+    Args:
+        script: of src/experiment.
+        scale: "paper" or "quick".
+        settings: that are not the script's default.
+        after: another script, which has to be run before.
+    """
+    at_scale = "" if scale == "paper" else f" --scale {scale}"
+    first = f"{after}.py{at_scale}, then " if after else ""
+    words = " ".join([f"python src/experiment/{script}.py", *flags(settings or {})])
+    return f"{first}{words}{at_scale}"
+
+
+def explain_missing(script: ModuleType, root: Path, scale: str, **changes: Any) -> str:
     """What to say where `lookup` finds nothing: how to make results, and what others there are."""
-    lines = [f"no results at {scale} scale: {command}{' --scale quick' * (scale == 'quick')}"]
+    lines = [f"no results at {scale} scale: {command(_name(script), scale, changes)}"]
     wanted = plain(_wanted(script, scale, changes)[0])
     for path in sorted((root / scale / _name(script)).glob("*.npz")):
         config = results.read(path).config

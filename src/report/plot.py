@@ -1,10 +1,10 @@
-"""The figures' shared style and helpers: notebooks read results and call these."""
+"""The figures' shared style and helpers, for the modules of report/figures."""
 
 import functools
 import tempfile
 import textwrap
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +15,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from core.layer_table import LayerTable
+from core.pictures import use_style as use_style
 from lab import files
 from lab.results import Result, plain
-
-STYLE = {
-    "figure.dpi": 110,
-    "savefig.dpi": 150,
-    "figure.constrained_layout.use": True,
-    "axes.grid": True,
-    "grid.alpha": 0.3,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-    "font.size": 9,
-    "axes.titlesize": 10,
-}
-
-
-def use_style() -> None:
-    plt.rcParams.update(STYLE)
-
+from report.lookup import command, experiment
 
 UNIT, PERCENT = (0.0, 1.0), (0.0, 100.0)  # what a share can be
 
@@ -113,6 +96,16 @@ def grid(
     )
 
 
+def rows(
+    runs: Sequence[Result], columns: int, panels: Callable[[np.ndarray, Result], Any], **size: float
+) -> tuple[Figure, np.ndarray]:
+    """Figure and axes of a row a result, each drawn by `panels`."""
+    figure, axes = grid(len(runs), columns, **size)
+    for row, run in zip(axes, runs, strict=True):
+        panels(row, run)
+    return figure, axes
+
+
 def shared_legend(figure: Figure, axes: np.ndarray, loc: str) -> None:
     """One legend for all of `axes`, outside of them, with every label once."""
     pairs = [pair for ax in axes.flat for pair in zip(*ax.get_legend_handles_labels(), strict=True)]
@@ -144,12 +137,15 @@ def stand_in(label: str) -> str:
     return label.removesuffix("_jpeg")
 
 
-def missing_note(shown: Sequence[str], wanted: Sequence[str], command: str) -> str:
-    """What the figure lacks of the paper's data sets, and the command that adds it."""
-    absent = [name for name in wanted if name not in {stand_in(label) for label in shown}]
-    lines = []
+def missing(
+    runs: Sequence[Result], scale: str, settings: Mapping[str, Any] | None = None, after: str = ""
+) -> str:
+    """What the figure lacks of the paper's data sets, and the command that adds it: `notes`."""
+    name, shown = runs[0].meta["experiment"], list(dict.fromkeys(run.label for run in runs))
+    have, lines = {stand_in(label) for label in shown}, []
+    absent = [entry for entry in experiment(name).Config().datasets if entry not in have]
     if absent:
-        remedy = f"{command} --datasets {' '.join(absent)}"
+        remedy = f"{command(name, scale, settings, after)} --datasets {' '.join(absent)}"
         lines.append(f"Not run here: {', '.join(absent)}. To add: {remedy}")
     if any(label.endswith("_jpeg") for label in shown):
         copy = "every CIFAR-10 image, decoded from a JPEG copy; its pixels differ slightly."
@@ -158,36 +154,52 @@ def missing_note(shown: Sequence[str], wanted: Sequence[str], command: str) -> s
 
 
 def notes(
-    runs: Sequence[Result], preset: Any, command: str, ignore: Sequence[str] = (), **axes: str
+    runs: Sequence[Result],
+    scale: str,
+    settings: Mapping[str, Any] | None = None,
+    ignore: Sequence[str] = (),
+    after: str = "",
+    **axes: str,
 ) -> str:
     """What stands below a figure: how it differs from the paper, and what it lacks.
 
     Args:
-        runs: the results shown.
-        preset: the paper's configuration.
-        command: that makes the results.
+        runs: the results shown, of one script.
+        scale: of the results.
+        settings: of the paper's configuration that are not the script's default.
         ignore: settings whose difference is no difference.
+        after: a script that has to be run before the one that adds what is lacking.
         axes: name of a result's setting -> field of the configuration that lists its values; one
             result a value.
     """
+    name = runs[0].meta["experiment"]
+    preset = experiment(name).Config(**settings or {})
     lines = differences(runs, preset, ignore)
     for setting, field in axes.items():
         present = {run.config[setting] for run in runs}
         absent = [str(value) for value in getattr(preset, field) if value not in present]
         if absent:
-            remedy = f"{command} --{field.replace('_', '-')} {' '.join(absent)}"
+            words = f"--{field.replace('_', '-')} {' '.join(absent)}"
+            remedy = f"{command(name, scale, after=after)} {words}"
             lines.append(f"Not run here: {setting} {', '.join(absent)}. To add: {remedy}")
     if hasattr(preset, "datasets"):
-        lines.append(missing_note([r.label for r in runs], preset.datasets, command))
+        lines.append(missing(runs, scale, settings, after))
     return "\n".join(filter(None, lines))
 
 
-def finish(figure: Figure, path: Path, note: str = "") -> None:
-    """Write the note below the figure and save it as PATH.png and PATH.pdf."""
-    if note:
+def finish(figure: Figure, title: str, *notes: str) -> Figure:
+    """Write a title above the figure and notes below it, wrapped, each of their lines once."""
+    if title:
+        figure.suptitle(title, wrap=True)
+    if lines := dict.fromkeys(line for note in notes for line in note.splitlines() if line):
         characters = int(17 * figure.get_figwidth())
-        lines = [textwrap.fill(line, characters) for line in note.splitlines()]
-        figure.supxlabel("\n".join(lines), fontsize=7, color="0.3", ha="left", x=0.01)
+        note = "\n".join(textwrap.fill(line, characters) for line in lines)
+        figure.supxlabel(note, fontsize=7, color="0.3", ha="left", x=0.01)
+    return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Save as PATH.png and PATH.pdf."""
     for kind in ("png", "pdf"):
         # fixed metadata: the same results give the same files
         metadata = {"CreationDate": None} if kind == "pdf" else None
@@ -218,13 +230,27 @@ def layer_curves(
     ax.set(xlabel="epoch", ylabel=ylabel, yscale="log" if log else "linear")
 
 
+def diagonal(run: Result, name: str) -> np.ndarray:
+    """A diagonal of the input layer as an image (C, H, W), the first seed's."""
+    return run[f"diagonal_{name}"][0].reshape((1, 1, *run["image_shape"])[-3:])
+
+
+def pixels(ax: Axes, image: np.ndarray, low: float, high: float) -> None:
+    """An image (C, H, W), black at one value and white at another; in grey where C is not 3."""
+    values = image if len(image) == 3 else image.mean(0, keepdims=True)
+    values = np.clip((values - low) / (high - low), 0, 1).transpose(1, 2, 0)
+    ax.imshow(np.broadcast_to(values, (*values.shape[:2], 3)), interpolation="nearest")
+    ax.set(xticks=[], yticks=[])
+    ax.grid(False)
+
+
 def strip(ax: Axes, images: np.ndarray, label: str) -> None:
     """Images (N, C, H, W), uint8, side by side, with a label on the left."""
     row = np.concatenate(
         list(np.pad(images, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=255)), axis=2
     )
-    pixels = np.broadcast_to(row, (3, *row.shape[1:])) if len(row) == 1 else row  # grey as colour
-    ax.imshow(pixels.transpose(1, 2, 0), interpolation="nearest")
+    colors = np.broadcast_to(row, (3, *row.shape[1:])) if len(row) == 1 else row  # grey as colour
+    ax.imshow(colors.transpose(1, 2, 0), interpolation="nearest")
     ax.set(xticks=[], yticks=[])
     ax.grid(False)
     ax.spines[:].set_visible(False)
@@ -236,35 +262,6 @@ def value_colors(values: Sequence[float]) -> dict[float, Any]:
     return dict(
         zip(sorted(values), plt.get_cmap("plasma")(np.linspace(0, 0.85, len(values))), strict=True)
     )
-
-
-def layer_measures(
-    table: LayerTable,
-    names: Sequence[str] = ("tl_in", "tl_out", "cosine_vc", "cosine_agop", "cka_out"),
-) -> Figure:
-    """Measures of `core.measure` by layer."""
-    upright = len(table) > 6  # layer names, which then need room
-    height = 3.5 + (0.07 * max(len(row.name) for row in table) if upright else 0)
-    width = max(4.0, 0.5 * len(table) + 2)
-    figure, ax = plt.subplots(figsize=(width, height), layout="constrained")
-    for name in names:
-        values = [getattr(row, name) for row in table]
-        ax.plot([row.name for row in table], values, marker="o", label=name)
-    ax.set(xlabel="layer", ylabel="value", ylim=(None, 1.05))
-    ax.tick_params(axis="x", rotation=90 if upright else 0)
-    ax.legend()
-    return figure
-
-
-def measure_by_epoch(tables: Mapping[int, LayerTable], name: str = "tl_in") -> Figure:
-    """One measure of `core.callback.MeasureEvery` by epoch, a curve a layer."""
-    figure, ax = plt.subplots(figsize=(6.5, 3.5), layout="constrained")
-    for rows in zip(*tables.values(), strict=True):
-        values = [getattr(row, name) for row in rows]
-        ax.plot(list(tables), values, marker="o", label=rows[0].name)
-    ax.set(xlabel="epoch", ylabel=name)
-    ax.legend(title="layer", loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return figure
 
 
 def end_mark(ax: Axes, x: float, value: float, color: Any, label: str | None) -> None:
@@ -291,7 +288,8 @@ def accuracy_axis(ax: Axes, run: Result, curves: Mapping[str, tuple[str, Any]]) 
     return right
 
 
-def in_order(runs: Sequence[Result], datasets: Sequence[str]) -> list[Result]:
+def in_order(runs: Sequence[Result]) -> list[Result]:
     """Results in the paper's order of data sets, those of other data last."""
-    place = {name: i for i, name in enumerate(datasets)}
-    return sorted(runs, key=lambda run: place.get(stand_in(run.label), len(datasets)))
+    wanted = [getattr(experiment(run.meta["experiment"]).Config(), "datasets", ()) for run in runs]
+    place = {name: i for names in wanted for i, name in enumerate(names)}
+    return sorted(runs, key=lambda run: place.get(stand_in(run.label), len(place)))

@@ -22,12 +22,12 @@ from experiment import (
     whiten_cnn,
 )
 from lab.results import Result
+from report.figures.whitening import reaches_best
 from report.lookup import lookup, mean_spread
 from report.plot import stand_in
 from report.recipes import ANY_ENCODER
 from report.rules.grokking import grokking_rise
 from report.rules.whitening import RATE, arms, match
-from report.whitening import reaches_best
 
 
 @dataclass(frozen=True)

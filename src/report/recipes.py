@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from report.lookup import experiment, lookup
+from report.lookup import command, experiment, lookup
 
 
 @dataclass(frozen=True)
@@ -27,68 +27,62 @@ class Recipe:
         return {**self.options, **(self.quick if scale == "quick" else {})}
 
 
-def flags(settings: Mapping[str, Any]) -> list[str]:
-    """Settings as words of a command line."""
-    pairs = ((f"--{name.replace('_', '-')}", str(value)) for name, value in settings.items())
-    return [word for pair in pairs for word in pair]
-
-
 _VAE = ("vae_train", "vae_target_linearity")
 RECIPES = {
     "1": Recipe(
         "Swiss roll",
         ("swissroll",),
-        "swissroll",
+        "figure01_swiss_roll",
         "a spiral that straightens along its colour, for most seeds",
     ),
     "2": Recipe(
         "Gram whitening, MLP",
         ("whiten",),
-        "whitening_plot",
+        "figure02_06_whitening",
         "test accuracy by epoch, plain and whitened, close together",
     ),
     "3": Recipe(
         "lazy and rich training",
         ("staircase",),
-        "staircase",
+        "figure03_08_staircase",
         "two paths: the ridge fit moves towards the target in the narrow network, and stays there "
         "in the wide one",
     ),
     "4": Recipe(
         "TL and surrogate, SGD",
         ("target_linearity",),
-        "metrics_plot",
+        "figure04_09_target_linearity",
         "both rise, deeper layers higher",
         {"optimizer": "sgd"},
     ),
     "5": Recipe(
         "interpolation in VAEs",
         _VAE,
-        "vae_interpolation",
+        "figure05_vae_interpolation",
         "images that turn into each other, sharper for smaller β",
     ),
     "6": Recipe(
         "Gram whitening, CNN",
         ("whiten_cnn",),
-        "whitening_plot",
+        "figure02_06_whitening",
         "the same as Figure 2 for a CNN",
     ),
     "7": Recipe(
         "Gram, Virtual Covariance Shift and AGOP",
         ("virtual_covariance",),
-        "virtual_covariance_plot",
+        "figure07_virtual_covariance",
         "diagonals as images: those of WᵀW and Σ VCS alike, AGOP's more concentrated",
     ),
     "8": Recipe(
         "staircase function",
         ("staircase",),
-        "staircase",
+        "figure03_08_staircase",
         "distances of target, output and ridge fit, by width",
     ),
     "9": Recipe(
         "TL and surrogate, Adam",
         ("target_linearity",),
-        "metrics_plot",
+        "figure04_09_target_linearity",
         "TL as in Figure 4, sooner; the last layer's surrogate ends below others'",
         {"optimizer": "adam"},
         {"learning_rate": 0.002},
@@ -96,53 +90,53 @@ RECIPES = {
     "10": Recipe(
         "TL in VAEs",
         (*_VAE, "vae_ceiling"),
-        "vae_plot",
+        "figure10_vae",
         "TL by epoch, lower for larger β, below the ceiling of principal components",
     ),
     "11": Recipe(
         "TL in BERT",
         ("bert_train", "bert_target_linearity"),
-        "bert_plot",
+        "figure11_bert",
         "TL by layer: flat when initialised, falling at the end when pre-trained, rising after "
         "fine-tuning",
     ),
     "12": Recipe(
         "random labels",
         ("random_label",),
-        "random_label_plot",
+        "figure12_random_labels",
         "TL lower as more labels are random; against the true labels its order by depth turns "
         "around",
     ),
     "13": Recipe(
         "grokking",
         ("grokking",),
-        "grokking_plot",
+        "figure13_14_grokking",
         "test accuracy that rises long after training accuracy, and TL by layer",
     ),
     "14": Recipe(
         "grokking: the gap of TL",
         ("grokking",),
-        "grokking_plot",
+        "figure13_14_grokking",
         "TL of layer 3 − layer 2, which falls with the generalisation error, but not to zero",
     ),
     "parts": Recipe(
         "what the Gram's change is made of (ours)",
         ("gram_parts",),
-        "gram_parts",
+        "parts",
         "a second-order share that grows with the rate and falls with the batch size",
         picture="gram_parts",
     ),
     "gram": Recipe(
         "does the Gram learn the Virtual Covariance? (ours)",
         ("gram_virtual_covariance",),
-        "gram_virtual_covariance",
+        "gram",
         "a difference that falls in proportion to the rate: slope one",
         picture="gram_virtual_covariance",
     ),
     "collapse": Recipe(
         "Target Linearity as classes collapse (ours)",
         ("neural_collapse",),
-        "neural_collapse",
+        "collapse",
         "NC1 that falls as TL rises, every point on or above the curve that NC1 implies",
         picture="neural_collapse",
     ),
@@ -158,7 +152,7 @@ RECIPES = {
     "decay": Recipe(
         "FACT: Equation 1 under weight decay (ours)",
         ("weight_decay",),
-        "weight_decay",
+        "decay",
         "an error of FACT that falls as training comes to rest, wherever the decay is part of the "
         "loss; AdamW's stays",
         picture="weight_decay",
@@ -166,7 +160,7 @@ RECIPES = {
     "formulas": Recipe(
         "the published formulas beside the exact ones (ours)",
         ("published_formulas",),
-        "published_formulas",
+        "formulas",
         "published TL that leaves [0, 1] where features are nearly dependent",
         picture="published_formulas",
     ),
@@ -182,8 +176,7 @@ def figures_table(root: Path, scale: str) -> str:
     """Markdown: figure, its notebook, command, what its results took, and what you should see."""
     lines = ["| figure, notebook | command | took | what you should see |", "|---|---|---|---|"]
     for figure, recipe in RECIPES.items():
-        words = " ".join(["", *flags(recipe.options)])
-        commands = [f"`python src/experiment/{script}.py{words}`" for script in recipe.scripts]
+        commands = [f"`{command(script, scale, recipe.options)}`" for script in recipe.scripts]
         title = f"[{figure}: {recipe.title}](notebook/{recipe.notebook}.ipynb)"
         cells = (title, "<br>".join(commands), took(root, scale, recipe), recipe.see)
         lines.append(f"|{'|'.join(cells)}|")

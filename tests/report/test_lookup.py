@@ -106,12 +106,12 @@ def test_results_that_differ_in_more_are_not_joined(tmp_path):
 
 
 def test_what_is_missing_is_said_with_the_command_and_what_is_there_instead(tmp_path):
-    assert explain_missing(target_linearity, tmp_path, "quick", "python s.py").splitlines() == [
-        "no results at quick scale: python s.py --scale quick"
-    ]
+    command = "python src/experiment/target_linearity.py --optimizer adam"
+    said = explain_missing(target_linearity, tmp_path, "quick", optimizer="adam")
+    assert said == f"no results at quick scale: {command} --scale quick"
     path = plant(tmp_path, epochs=5)
-    first, second = explain_missing(target_linearity, tmp_path, "paper", "python s.py").splitlines()
-    assert first == "no results at paper scale: python s.py"
+    first, second = explain_missing(target_linearity, tmp_path, "paper").splitlines()
+    assert first == "no results at paper scale: python src/experiment/target_linearity.py"
     assert second == f"{path.name} is there, with epochs 5"
 
 

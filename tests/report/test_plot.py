@@ -1,13 +1,12 @@
-"""Notes below figures, and pictures of what `measure` returns."""
+"""Notes below figures, and what curves and pictures are drawn of."""
 
-import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import matplotlib as mpl
 import numpy as np
 import pytest
 
-from core.layer_table import LayerRow, LayerTable
 from report import plot
 
 mpl.use("agg")
@@ -20,12 +19,19 @@ def closed():
 
 
 def run(label="cifar10_jpeg", warning="", **config):
-    return SimpleNamespace(label=label, name="a run", warning=warning, config=config)
+    meta = {"experiment": "s"}
+    return SimpleNamespace(label=label, name="a run", warning=warning, config=config, meta=meta)
 
 
 def preset(**settings):
     names = ("cifar10", "cifar100")
     return SimpleNamespace(hyperparameters=lambda: settings, datasets=names, rates=(0.1, 0.2))
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """One whose configuration is `preset`."""
+    monkeypatch.setattr(plot, "experiment", lambda name: SimpleNamespace(Config=preset))
 
 
 def test_differences_name_each_set_of_changed_settings_once():
@@ -55,11 +61,38 @@ def test_a_band_is_of_the_seeds_that_have_not_diverged():
     assert plot.over_seeds(whole)[0].tobytes() == whole.mean(0).tobytes()
 
 
-def test_notes_name_what_was_not_run_and_the_command_that_adds_it():
-    note = plot.notes([run(rate=0.1)], preset(), "python s.py", rate="rates")
-    assert "rate 0.2. To add: python s.py --rates 0.2" in note
-    assert "cifar100. To add: python s.py --datasets cifar100" in note
+def test_notes_name_what_was_not_run_and_the_command_that_adds_it(script):
+    start = "To add: python src/experiment/s.py"
+    note = plot.notes([run(rate=0.1)], "paper", rate="rates")
+    assert f"rate 0.2. {start} --rates 0.2" in note
+    assert f"cifar100. {start} --datasets cifar100" in note
     assert "cifar10_jpeg: every CIFAR-10 image" in note
+
+
+def test_a_command_that_is_advised_is_at_the_scale_of_the_results(script):
+    note = plot.notes([run(rate=0.1)], "quick", {"optimizer": "adam"}, after="t", rate="rates")
+    first, second = [line for line in note.splitlines() if "To add" in line]
+    train = "To add: t.py --scale quick, then python src/experiment/s.py"
+    assert first == f"Not run here: rate 0.2. {train} --scale quick --rates 0.2"
+    assert second.endswith(f"{train} --optimizer adam --scale quick --datasets cifar100")
+
+
+def test_no_figure_advises_a_command_of_its_own():
+    folder = Path(plot.__file__).parent
+    advised = [p.name for p in folder.glob("**/*.py") if "python src/" in p.read_text("utf-8")]
+    assert advised == ["lookup.py"]
+
+
+def test_a_title_is_not_wider_than_its_figure_and_lines_stand_once():
+    for width, lines in ((3, 3), (9, 1)):
+        figure, _ = plot.plt.subplots(figsize=(width, 3))
+        plot.finish(figure, "a title of nine words, " * 5, "one\ntwo", "", "one")
+        figure.draw_without_rendering()
+        (title,) = (text for text in figure.texts if text.get_text().startswith("a title"))
+        box = title.get_window_extent()
+        assert (box.x0 >= 0, box.x1 <= figure.bbox.x1) == (True, True)
+        assert box.height > (lines - 0.5) * title.get_fontsize()
+        assert figure.get_supxlabel() == "one\ntwo"
 
 
 def test_a_band_is_the_mean_and_two_standard_deviations():
@@ -74,30 +107,10 @@ def test_a_band_is_the_mean_and_two_standard_deviations():
     assert {round(low, 9), round(high, 9)} == {round(2 - 8**0.5, 9), round(2 + 8**0.5, 9)}
 
 
-def table(tl):
-    numbers = {f.name: math.nan for f in LayerRow.__dataclass_fields__.values() if f.type is float}
-    sizes = {"kind": "Linear", "d": 3, "m": 2, "n": 9}
-    names = ("first", "second")
-    rows = [
-        LayerRow(**{**numbers, **sizes, "name": n, "tl_in": v})
-        for n, v in zip(names, tl, strict=True)
-    ]
-    return LayerTable(rows)
-
-
-def test_measures_are_drawn_by_layer_and_by_epoch():
-    ax = plot.layer_measures(table([0.1, 0.4]), ("tl_in",)).axes[0]
-    assert ax.lines[0].get_ydata().tolist() == [0.1, 0.4]
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["tl_in"]
-    ax = plot.measure_by_epoch({0: table([0.1, 0.4]), 5: table([0.2, 0.8])}).axes[0]
-    assert [line.get_ydata().tolist() for line in ax.lines] == [[0.1, 0.2], [0.4, 0.8]]
-    assert ax.lines[0].get_xdata().tolist() == [0, 5]
-
-
 def test_a_figure_is_saved_as_the_same_bytes_twice(tmp_path):
     for name in ("a", "b"):
         figure, _ = plot.grid(1, 1)
-        plot.finish(figure, tmp_path / name, "a note below it")
+        plot.save(plot.finish(figure, "a title", "a note below it"), tmp_path / name)
     for suffix in (".png", ".pdf"):
         assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
 
@@ -123,9 +136,11 @@ def test_an_end_mark_stands_at_its_value_and_once_in_the_legend():
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["published"]
 
 
-def test_results_are_in_the_papers_order_of_data_sets_and_others_last():
+def test_results_are_in_the_papers_order_of_data_sets_and_others_last(monkeypatch):
     runs = [run(label) for label in ("digits", "cifar10_jpeg", "mnist", "cifar100")]
-    ordered = plot.in_order(runs, ("mnist", "svhn", "cifar10", "cifar100"))
+    names = SimpleNamespace(datasets=("mnist", "svhn", "cifar10", "cifar100"))
+    monkeypatch.setattr(plot, "experiment", lambda name: SimpleNamespace(Config=lambda: names))
+    ordered = plot.in_order(runs)
     assert [r.label for r in ordered] == ["mnist", "cifar10_jpeg", "cifar100", "digits"]
 
 

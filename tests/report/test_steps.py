@@ -32,9 +32,9 @@ def test_a_step_comes_after_those_whose_results_it_reads():
     planned = make()
     before = {(step.file, planned[i].file) for step in planned for i in step.after}
     assert ("vae_target_linearity.py", "vae_train.py") in before
-    assert ("bert_plot.ipynb", "bert_target_linearity.py") in before
-    assert ("whitening_plot.ipynb", "whiten.py") in before
-    assert ("whitening_plot.ipynb", "whiten_cnn.py") in before
+    assert ("figure11_bert.ipynb", "bert_target_linearity.py") in before
+    assert ("figure02_06_whitening.ipynb", "whiten.py") in before
+    assert ("figure02_06_whitening.ipynb", "whiten_cnn.py") in before
     assert ("statements.ipynb", "vae_target_linearity.py") in before
     waiting = {first for first, _ in before if first.endswith(".py")}
     assert waiting == {"vae_target_linearity.py", "vae_ceiling.py", "bert_target_linearity.py"}

@@ -6,7 +6,8 @@ import pytest
 from scipy.stats import t
 
 from lab.results import Result
-from report import plot, whitening
+from report import plot
+from report.figures import whitening
 
 mpl.use("agg")
 T_95 = t.ppf(0.975, df=2)  # three seeds

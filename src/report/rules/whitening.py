@@ -8,6 +8,7 @@ import numpy as np
 
 from experiment import whiten, whiten_cnn
 from lab.results import Result
+from report.figures.whitening import reaches_best
 from report.lookup import lookup
 from report.plot import stand_in
 from report.verdicts import (
@@ -24,7 +25,6 @@ from report.verdicts import (
     paired_difference,
     within,
 )
-from report.whitening import reaches_best
 
 RATE = 0.01  # of the figures
 MARGIN = 0.05  # share of the error rate by which two methods that match may differ

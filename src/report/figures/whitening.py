@@ -1,10 +1,11 @@
-"""Panels of Figures 2 and 6: plain training beside Gram whitening."""
+"""Figures 2 and 6: plain training beside Gram whitening."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from lab.results import Result
@@ -26,6 +27,92 @@ DIFFERENCES: dict[str, dict[str, Any]] = {
     "plain": {"label": "whitened − plain", "color": "C2", "linestyle": "-"},
     "step_matched": {"label": "whitened − step-matched", "color": "C5", "linestyle": "-"},
 }
+NETWORKS = {"whiten": "MLP", "whiten_cnn": "CNN"}
+# the epochs in which the text has whitened training of an MLP reach plain's best
+QUOTED = {"svhn": (4, 5), "cifar10": (4, 5)}
+
+
+def by_data(runs: Sequence[Result], methods: Sequence[str]) -> dict[str, list[Result]]:
+    """Data set -> its results by these methods."""
+    chosen = [run for run in runs if run.config["method"] in methods]
+    return {run.label: [r for r in chosen if r.label == run.label] for run in chosen}
+
+
+def seeds_of(groups: Mapping[str, Sequence[Result]]) -> str:
+    """How many seeds the results of each data set have: "mnist 5 to 15, cifar10_jpeg 5"."""
+    numbers = {name: sorted({len(run["seed"]) for run in runs}) for name, runs in groups.items()}
+    ends = {name: sorted({few[0], few[-1]}) for name, few in numbers.items()}
+    return ", ".join(f"{name} {' to '.join(map(str, few))}" for name, few in ends.items())
+
+
+def training(
+    runs: Sequence[Result],
+    scale: str,
+    title: str,
+    quoted: Mapping[str, tuple[int, int]] | None = None,
+) -> Figure:
+    """Accuracy, and below it the paired difference from plain, a column a data set."""
+    groups = by_data(runs, list(METHODS))
+    figure, axes = plot.grid(2, len(groups), width=3.6)
+    lines = []
+    for (above, below), own in zip(axes.T, groups.values(), strict=True):
+        accuracy(above, own)
+        lines.append(best_of_plain(above, own))
+        difference(below, own)
+        if epochs := (quoted or {}).get(plot.stand_in(own[0].label)):
+            label = "quoted: whitened at plain's best"
+            above.axvspan(*epochs, color="C3", alpha=0.12, linewidth=0, label=label)
+    axes[0, -1].legend(fontsize=7)
+    return plot.finish(
+        figure,
+        f"{title}, learning rate 0.01",
+        f"Seeds: {seeds_of(groups)}.",
+        "Above, bands of one standard deviation; below, a 95 % interval.",
+        *lines,
+        plot.notes([run for own in groups.values() for run in own], scale),
+    )
+
+
+def by_rate(runs: Sequence[Result], scale: str, title: str, methods: Sequence[str]) -> Figure:
+    """Final accuracy by rate, a column a network and data set.
+
+    With controls, in a second row paired differences.
+    """
+    networks = {
+        name: by_data(own, methods)
+        for name in NETWORKS
+        if (own := [run for run in runs if run.meta["experiment"] == name])
+    }
+    panels = [(name, own) for name, groups in networks.items() for own in groups.values()]
+    rows = 2 if CONTROLS.keys() & set(methods) else 1
+    figure, axes = plot.grid(rows, len(panels), height=3.2, sharex=True)
+    lines = [f"Bars{', above' * (rows > 1)}: one standard deviation over seeds."]
+    lines += ["Bars, below: 95 % intervals of differences paired by seed."] * (rows > 1)
+    for column, (name, own) in zip(axes.T, panels, strict=True):
+        accuracy_by_rate(column[0], own)
+        for ax in column[1:]:
+            difference_by_rate(ax, own)
+        column[0].set_title(f"{NETWORKS[name]}, {own[0].label}")
+    for name, groups in networks.items():
+        lines.append(f"Seeds, {NETWORKS[name]}: {seeds_of(groups)}.")
+        every = [run for own in groups.values() for run in own]
+        lines.append(plot.notes(every, scale, learning_rate="learning_rates"))
+    plot.shared_legend(figure, axes, "outside right center")
+    return plot.finish(figure, title, *lines)
+
+
+def projection(runs: Sequence[Result], scale: str) -> Figure:
+    """What the projection does to the layer that it acts on, a row a data set."""
+    groups = by_data(runs, list(METHODS))
+    figure, axes = plot.grid(len(groups), 3, width=4, height=3)
+    for row, own in zip(axes, groups.values(), strict=True):
+        methods(row, own)
+    return plot.finish(
+        figure,
+        "What the projection does: Figure 2's networks, learning rate 0.01",
+        f"Means over seeds ({seeds_of(groups)}); bands of the accuracy: one standard deviation.",
+        plot.missing(runs, scale),
+    )
 
 
 def in_order(runs: Sequence[Result]) -> list[Result]:

@@ -1,7 +1,6 @@
-"""The panels of notebook/statements.ipynb: each draws one statement for one data set's networks."""
+"""Panels of the statements' pages: each draws one statement for one data set's networks."""
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -13,7 +12,6 @@ from lab.results import Result
 from report import plot
 
 Networks = Mapping[str, Result]  # of one data set, by name
-Panel = Callable[[Axes, Networks], None]
 
 NAMES = {  # network -> as it is drawn
     "relu": ("ReLU", "C0"),
@@ -26,32 +24,6 @@ NAMES = {  # network -> as it is drawn
     "tanh": ("tanh", "C2"),
     "cnn": ("CNN", "C8"),
 }
-
-
-def page(
-    panels: Sequence[Panel], data: Mapping[str, Networks], path: Path, title: str, note: str
-) -> None:
-    """A picture: a row a data set, a column a panel, and each column's legend below it."""
-    rows = [*[2.6] * len(data), 0.9]  # inches; the last for the legends
-    height = sum(rows) / len(rows)
-    figure, axes = plot.grid(len(rows), len(panels), width=3.6, height=height, height_ratios=rows)
-    for column, panel in zip(axes.T, panels, strict=True):
-        for ax, (label, networks) in zip(column, data.items(), strict=False):
-            panel(ax, networks)
-            name = f"{label}: {ax.get_ylabel()}" if len(data) > 1 else ax.get_ylabel()
-            ax.set_ylabel(name, fontsize=7.5)
-            if ax is not column[0]:
-                ax.set_title("")
-        entries = {}
-        for ax in column[:-1]:
-            handles, labels = ax.get_legend_handles_labels()
-            entries |= dict(zip(labels, handles, strict=True))
-        column[-1].set_axis_off()
-        if entries:
-            options = {"loc": "upper center", "fontsize": 7, "ncols": 2, "labelspacing": 0.3}
-            column[-1].legend(entries.values(), entries.keys(), **options)
-    figure.suptitle(title)
-    plot.finish(figure, path, note)
 
 
 def present(networks: Networks, *names: str, array: str = "loss") -> list[tuple[Result, str, Any]]:
