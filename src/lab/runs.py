@@ -218,7 +218,9 @@ def kept(run: Run, i: int) -> Outcome | None:
     if outcome is None or not (diverged or run.has_checkpoints(run, replica)):
         return None
     arrays = outcome.arrays if diverged else outcome
-    return outcome if {SECONDS, DEVICE} <= {k for k, v in arrays.items() if v.ndim == 0} else None
+    seconds, device = (arrays.get(name, np.zeros(1)) for name in (SECONDS, DEVICE))
+    is_own = seconds.shape == device.shape == () and str(device).isprintable()
+    return outcome if is_own else None
 
 
 def _check_processors(run: Run, outcomes: Iterable[Outcome]) -> None:

@@ -12,7 +12,7 @@ from lab import results, runs
 from lab.errors import Diverged, ResultError
 from lab.partial import Partial
 from lab.replicas import Replica
-from stand_ins import ALL, RATES, SEEDS, Trainer, files, interrupt, plan, train
+from stand_ins import ALL, MADE, RATES, SEEDS, Trainer, files, interrupt, plan, train
 
 
 class TestPartial:
@@ -66,7 +66,7 @@ class TestPartial:
     def test_a_replica_with_arrays_of_other_shapes_is_computed_again(self, tmp_path):
         interrupt(plan(tmp_path), after=2)
         (run,) = plan(tmp_path, rates=RATES[1:])
-        row = {"weight": np.zeros(3), runs.SECONDS: np.array(0.0)}
+        row = {"weight": np.zeros(3), **MADE}
         run.partial.put(run.replicas[0], row)
         run.partial.put(run.replicas[1], {**row, "weight": np.zeros(4)})
         assert train([run]) == [[(RATES[1], SEEDS[1])]]
