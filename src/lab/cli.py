@@ -1,6 +1,7 @@
 """What every experiment script has in common: flags, the command line, what may be asked."""
 
 import dataclasses
+import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -162,8 +163,9 @@ def parse(
 
 def check_cluster(config: Common) -> None:
     """Raise ConfigError where jobs could not be submitted from here."""
-    kind, wrong = config.cluster, [o for o in config.cluster_options if not o.partition("=")[2]]
-    if config.cluster_options and kind == "none":
+    kind, options = config.cluster, config.cluster_options
+    wrong = [option for option in options if not re.fullmatch(r"\w+=.+", option)]
+    if options and kind == "none":
         raise ConfigError("cluster_options need a cluster: add --cluster slurm")
     if wrong:
         raise ConfigError(f"cluster_options must be key=value, not {wrong[0]!r}")

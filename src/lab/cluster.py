@@ -158,7 +158,8 @@ def check_idle(run: Run) -> None:
 def _claims(partial: Partial, replica: Replica) -> list[Path]:
     """Those of a replica, the newest last."""
     claims = partial.jobs.glob(f"{results.digest(asdict(replica))}.*")
-    return sorted(claims, key=lambda path: int(path.suffix[1:]))
+    links = (path for path in claims if path.is_symlink() and path.suffix[1:].isdigit())
+    return sorted(links, key=lambda path: int(path.suffix[1:]))
 
 
 def _holder(partial: Partial, replica: Replica) -> Held | None:
@@ -244,6 +245,8 @@ def _submit(function: Function, run: Run, positions: Sequence[int]) -> list[Any]
     name = f"{'local_' * is_local}{run.experiment}-{secrets.token_hex(8)}"
     number = config.jobs or (cpu.available_cores() if is_local else len(positions))
     faithful, tasks = provenance.Faithful(function, run.inputs), []
+    for i in positions:
+        run.partial.drop(run.replicas[i])  # what may lie there without its checkpoints
     for part in np.array_split(positions, min(number, len(positions))):
         held = name, len(tasks)
         own = [run.replicas[i] for i in part]

@@ -68,6 +68,11 @@ class Partial:
         arrays = outcome.arrays if isinstance(outcome, Diverged) else outcome
         results.write_npz(self._path(replica), arrays, meta)
 
+    def drop(self, replica: Replica) -> None:
+        """Forget what has become of a replica, wherever it was made."""
+        for place in self.folders():
+            files.remove(place / self._path(replica).name)
+
     def begin(self, name: str) -> bool:
         """Whether this is the first time that something is begun; from now on it is not."""
         path = self.folder / f"{name}.begun"
