@@ -181,6 +181,12 @@ def cut_off(subject: Subject, _: random.Random) -> None:
     subject.count("cut off", number=subject.noted().count("restarted"))
 
 
+def answers() -> bool:
+    """Whether this machine is one of a Slurm cluster's."""
+    command = ["sinfo", "--noheader"]
+    return shutil.which("sinfo") is not None and not subprocess.run(command).returncode
+
+
 def slurm(*words: str) -> str:
     return subprocess.run(words, check=True, capture_output=True, text=True).stdout
 
@@ -212,7 +218,8 @@ def harass(config: Config, root: Path, tell: Callable[[str], object] = print) ->
 
 def main() -> None:
     config = tyro.cli(Config, description=__doc__)
-    slurm("sinfo")
+    if not answers():
+        sys.exit("skipped: sinfo does not answer here")
     with tempfile.TemporaryDirectory(dir=config.folder) as folder:
         total = harass(config, Path(folder), lambda line: print(line, flush=True))
     wrong = ("lost", "made twice", "other bits", "left behind")

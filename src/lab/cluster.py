@@ -5,19 +5,16 @@ process of this machine would, and writes a file for each replica, as if it had 
 lab.partial); the program waits for the files, and joins them. Where the program is killed the jobs
 go on, and the same command takes what is made, waits for what still runs, and submits the rest.
 
-Shared disks may have no locks that hold from machine to machine, so none is relied on; that a file
-is renamed whole, and that a name can be made only once, is. A replica belongs to the newest of its
-claims, REPLICA.N, a link that leads nowhere but says ARRAY/TASK. Claim N + 1 is made where the task
-of claim N is not in Slurm's queue and has left no file; of two programs that try, one fails. A task
-that does not hold a replica's newest claim, or finds its file, leaves it alone. All this lies in
+A replica is made by the task that holds it, see lab.claims: one that is in Slurm's queue is waited
+for, and where it has left the queue and no file the replica goes to another. All this lies in
 .partial/RESULT/DIGEST.jobs, beside submitit's logs, and is gone when the result is saved.
 """
 
 import ast
+import itertools
 import json
 import os
 import pickle
-import re
 import secrets
 import shlex
 import shutil
@@ -27,14 +24,15 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 
-from lab import cpu, files, program, provenance, replicas, results, runs
+from lab import claims, cpu, files, program, provenance, replicas, results, runs
+from lab.claims import Held
 from lab.cli import Common
 from lab.errors import ConfigError, ResultError, UserError
 from lab.partial import Partial
@@ -45,7 +43,6 @@ from lab.workers import TRIES, Died
 SOURCE = Path(__file__).resolve().parents[1]
 LONGEST = 30.0  # seconds from one look at the queue to the next
 Function = Callable[[Sequence[Replica]], results.Arrays]
-Held = tuple[str, int]  # a job array's name and a task's number in it
 
 
 @dataclass(frozen=True)
@@ -76,7 +73,7 @@ class Task:
             raise
 
     def _train(self, partial: Partial, device: str) -> None:
-        own = [r for r in self.replicas if _holder(partial, r) == self.held]
+        own = [r for r in self.replicas if claims.holder(partial, r) == self.held]
         own = [replica for replica in own if partial.get(replica, any_processor=True) is None]
         jobs = int(os.environ.get("SLURM_CPUS_PER_TASK", 1)) if device == "cpu" else None
         made = runs.produce(self.function, own, [self.name] * len(own), device, jobs)
@@ -107,40 +104,35 @@ def deal(
         UserError: what a task ended with.
     """
     config = waiting[0][0].config
-    left, known, tries = list(waiting), set[Held](), Counter[tuple[str, int]]()
-    pause, jobs = 1.0, []
+    left, tries = list(waiting), Counter[tuple[str, int]]()
+    pause, jobs = 0.0, []
     with replicas.progress_bar(len(left), f"{config.cluster} {waiting[0][0].name}") as bar:
         while left:
-            held = [_holder(run.partial, run.replicas[i]) for run, i in left]
+            time.sleep(pause)
+            held = [claims.holder(run.partial, run.replicas[i]) for run, i in left]
             queued = _queued({holder[0] for holder in held if holder})
             lost: dict[str, list[tuple[Run, int]]] = {}
             there = []
             for (run, i), holder in zip(left, held, strict=True):
                 if holder is not None and (queued is None or holder in queued):
-                    known.add(holder)
                     there.append((run, i))
                 elif (outcome := runs.kept(run, i)) is not None:
                     bar.update()
                     yield run, i, outcome
                 else:
-                    if holder in known:
+                    if pause and holder is not None:  # else an earlier program's
                         tries[run.name, i] += 1
                         _report_end(run, i, holder, tries[run.name, i])
                     lost.setdefault(run.name, []).append((run, i))
-            left = [*there, *(pair for pairs in lost.values() for pair in pairs)]
+            left = [*there, *itertools.chain(*lost.values())]
             for pairs in lost.values():
-                positions = [i for _, i in pairs]
-                jobs += _submit(function, pairs[0][0], positions)
-            known |= {
-                holder for run, i in left if (holder := _holder(run.partial, run.replicas[i]))
-            }
+                # submitit ends those of this machine that nothing refers to
+                jobs += _submit(function, pairs[0][0], [i for _, i in pairs])
             if config.cluster == "print":
                 if there:
                     print(f"in the queue: {len(there)} replicas; then run this command again")
                 return
-            if left:
-                time.sleep(pause)
-                pause = min(1.2 * pause, LONGEST)
+            pause = min(1.2 * pause + 1, LONGEST)
     for run in {run.name: run for run, _ in waiting}.values():
         if files.exists(run.path) and not config.overwrite:  # it lacked checkpoints alone
             run.partial.clean()
@@ -148,39 +140,11 @@ def deal(
 
 def check_idle(run: Run) -> None:
     """Raise ResultError while jobs of a cluster make some of a run's replicas."""
-    names = {holder[0] for r in run.replicas if (holder := _holder(run.partial, r))}
+    names = {holder[0] for r in run.replicas if (holder := claims.holder(run.partial, r))}
     queued = _queued(names)
     if queued is None or queued:
         jobs = " and ".join(sorted(names))
         raise ResultError(f"{run.path} is made by jobs: add --cluster again, or cancel {jobs}")
-
-
-def _claims(partial: Partial, replica: Replica) -> list[Path]:
-    """Those of a replica, the newest last."""
-    claims = partial.jobs.glob(f"{results.digest(asdict(replica))}.*")
-    links = (path for path in claims if path.is_symlink() and path.suffix[1:].isdigit())
-    return sorted(links, key=lambda path: int(path.suffix[1:]))
-
-
-def _holder(partial: Partial, replica: Replica) -> Held | None:
-    """The task that a replica belongs to, if it does."""
-    if not (claims := _claims(partial, replica)):
-        return None
-    said = re.fullmatch(r"([a-z_]+-[0-9a-f]{16})/(\d+)", os.readlink(claims[-1]))
-    return (said[1], int(said[2])) if said else None
-
-
-def _claim(partial: Partial, replica: Replica, held: Held) -> bool:
-    """Whether a replica now belongs to a task; another program may have been faster."""
-    claims = _claims(partial, replica)
-    number = int(claims[-1].suffix[1:]) + 1 if claims else 1
-    partial.jobs.mkdir(parents=True, exist_ok=True)
-    try:
-        path = partial.jobs / f"{results.digest(asdict(replica))}.{number}"
-        os.symlink("{}/{}".format(*held), path)
-    except FileExistsError:
-        return False
-    return True
 
 
 def _queued(names: Collection[str]) -> set[Held] | None:
@@ -250,7 +214,7 @@ def _submit(function: Function, run: Run, positions: Sequence[int]) -> list[Any]
     for part in np.array_split(positions, min(number, len(positions))):
         held = name, len(tasks)
         own = [run.replicas[i] for i in part]
-        own = tuple(replica for replica in own if _claim(run.partial, replica, held))
+        own = tuple(replica for replica in own if claims.take(run.partial, replica, held))
         path, data = run.path.absolute(), run.source.fingerprint
         if own:
             tasks.append(Task(faithful, config, run.name, path, data, own, held))

@@ -2,7 +2,6 @@
 
 import os
 import shlex
-import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,7 +12,7 @@ import pytest
 
 import slurm_harness
 import tiny
-from lab import cli, cluster, errors, files, provenance, results, runs
+from lab import claims, cli, cluster, errors, files, provenance, results, runs
 from lab.errors import ConfigError, ResultError, UserError
 from stand_ins import ALL, MADE, SEEDS, Trainer, assert_whole, plan
 
@@ -27,7 +26,7 @@ class Slurm:
         self.at_once, self.waiting, self.given = at_once, {}, []
         monkeypatch.setattr(cluster, "_execute", self.execute)
         monkeypatch.setattr(cluster, "_queued", lambda names: set(self.waiting))
-        monkeypatch.setattr(cluster.time, "sleep", lambda _: self.run(1))
+        monkeypatch.setattr(cluster.time, "sleep", lambda seconds: self.run(bool(seconds)))
 
     def execute(self, tasks, folder, python, options):
         self.given.append([(t.name, [r.seed for r in t.replicas]) for t in tasks])
@@ -56,8 +55,9 @@ def train(planned, trainer=None):
 def submit_only(planned):
     """Submit jobs, and be killed then."""
 
-    def interrupt(_):
-        raise KeyboardInterrupt
+    def interrupt(seconds):
+        if seconds:
+            raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cluster.time, "sleep", interrupt)
@@ -268,32 +268,32 @@ class TestClaims:
     def test_one_of_two_programs_gets_it(self, tmp_path, monkeypatch):
         run = plan(tmp_path)[0]
         partial, replica = run.partial, run.replicas[0]
-        assert cluster._holder(partial, replica) is None
-        assert cluster._claim(partial, replica, ("some-0123456789abcdef", 3))
+        assert claims.holder(partial, replica) is None
+        assert claims.take(partial, replica, ("some-0123456789abcdef", 3))
         with monkeypatch.context() as patch:
-            patch.setattr(cluster, "_claims", lambda *_: [])  # what a slower one has seen
-            assert not cluster._claim(partial, replica, ("other-0123456789abcdef", 0))
-        assert cluster._holder(partial, replica) == ("some-0123456789abcdef", 3)
+            patch.setattr(claims, "_claims", lambda *_: [])  # what a slower one has seen
+            assert not claims.take(partial, replica, ("other-0123456789abcdef", 0))
+        assert claims.holder(partial, replica) == ("some-0123456789abcdef", 3)
         for number in range(12):
-            assert cluster._claim(partial, replica, ("other-0123456789abcdef", number))
-        assert cluster._holder(partial, replica) == ("other-0123456789abcdef", 11)
-        assert cluster._holder(partial, run.replicas[1]) is None
+            assert claims.take(partial, replica, ("other-0123456789abcdef", number))
+        assert claims.holder(partial, replica) == ("other-0123456789abcdef", 11)
+        assert claims.holder(partial, run.replicas[1]) is None
 
     @pytest.mark.parametrize("said", ["", "--help/0", "a,b/0", "a-0123456789abcdef/x", "/etc"])
     def test_one_that_says_something_else_is_nobodys(self, said, tmp_path):
         run = plan(tmp_path)[0]
-        cluster._claim(run.partial, run.replicas[0], ("some-0123456789abcdef", 3))
+        claims.take(run.partial, run.replicas[0], ("some-0123456789abcdef", 3))
         (path,) = run.partial.jobs.iterdir()
         path.with_suffix(".2").symlink_to(said or "x")
-        assert cluster._holder(run.partial, run.replicas[0]) is None
+        assert claims.holder(run.partial, run.replicas[0]) is None
 
     def test_another_file_is_none(self, tmp_path):
         run = plan(tmp_path)[0]
-        cluster._claim(run.partial, run.replicas[0], ("some-0123456789abcdef", 3))
+        claims.take(run.partial, run.replicas[0], ("some-0123456789abcdef", 3))
         (path,) = run.partial.jobs.iterdir()
         for suffix in (".2", ".old", ""):
             path.with_suffix(suffix).touch()
-        assert cluster._holder(run.partial, run.replicas[0]) == ("some-0123456789abcdef", 3)
+        assert claims.holder(run.partial, run.replicas[0]) == ("some-0123456789abcdef", 3)
 
     def test_without_a_cluster_a_result_that_jobs_make_is_left_to_them(self, late_slurm, tmp_path):
         submit_only(plan(tmp_path, cluster="slurm"))
@@ -398,61 +398,56 @@ class TestFlags:
 
 @pytest.mark.slow
 class TestPrograms:
-    """Swiss rolls in a program of their own, in processes that submitit starts here."""
+    """Swiss rolls in a program of their own."""
 
-    SEEDS = ("0", "3", "5")
+    def config(self, folder):
+        return tiny.tiny(SWISSROLL, results=folder, seeds=(0, 3, 5), epochs=20, jobs=2)
 
     def words(self, folder, *flags):
-        config = tiny.tiny(SWISSROLL, results=folder)
-        words = [sys.executable, SWISSROLL.__file__, *tiny.command(config)]
-        return [*words, "--seeds", *self.SEEDS, "--epochs", "20", *flags]
+        words = tiny.command(self.config(folder / "jobs"))
+        return [sys.executable, SWISSROLL.__file__, *words, *flags]
 
     def run(self, folder, *flags):
         words = self.words(folder, *flags)
-        done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=True)
-        return done.stdout, done.stderr
+        return subprocess.run(words, capture_output=True, text=True, check=True).stdout
 
     def assert_as_without(self, folder):
-        self.run(folder, "--results", "whole")
-        found, expected = (
-            tiny.read(folder / name / "quick/swissroll") for name in ("jobs", "whole")
-        )
-        assert found
-        tiny.assert_same_bits(found, expected)
+        SWISSROLL.execute(replace(self.config(folder / "whole"), jobs=1))
+        jobs, whole = (tiny.read(folder / name / "quick/swissroll") for name in ("jobs", "whole"))
+        assert jobs
+        tiny.assert_same_bits(jobs, whole)
         assert not [path for path in folder.rglob(".partial/**/*") if path.is_file()]
-
-    @pytest.mark.parametrize("jobs", ["1", "2"])
-    def test_make_the_bits_that_they_make_without(self, jobs, tmp_path):
-        pytest.importorskip("submitit")
-        out, _ = self.run(tmp_path, "--results", "jobs", "--cluster", "local", "--jobs", jobs)
-        assert f"submitted 3 replicas of swissroll in {jobs} tasks" in out
-        self.assert_as_without(tmp_path)
 
     def test_that_are_killed_leave_their_jobs_to_the_next(self, tmp_path, monkeypatch):
         pytest.importorskip("submitit")
         (tmp_path / "sitecustomize.py").write_text(slurm_harness.NOTE)
         monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
         monkeypatch.setenv("NOTES", str(tmp_path / "notes"))
-        flags = ("--results", "jobs", "--cluster", "local", "--jobs", "2")
-        with subprocess.Popen(self.words(tmp_path, *flags), cwd=tmp_path) as process:
+        with subprocess.Popen(self.words(tmp_path, "--cluster", "local")) as process:
             assert slurm_harness.wait_for(lambda: slurm_harness.tasks(tmp_path), process)
-            process.send_signal(signal.SIGKILL)
-        out, _ = self.run(tmp_path, *flags)
-        assert "submitted" not in out
+            process.kill()
+        assert "submitted" not in self.run(tmp_path, "--cluster", "local")
         notes = (tmp_path / "notes").read_text().splitlines()
         made = [line for line in notes if line.endswith(".npz") and ".partial" in line]
-        assert len(made) == len(set(made)) == len(self.SEEDS)
+        assert len(made) == len(set(made)) == 3
         self.assert_as_without(tmp_path)
 
     def test_print_lines_that_make_what_the_same_command_joins(self, tmp_path):
-        flags = ("--results", "jobs", "--cluster", "print", "--jobs", "2")
-        out, _ = self.run(tmp_path, *flags, "--cluster-options", "partition=low", "hours=1")
-        words = shlex.split(out)
+        flags = ("--cluster", "print", "--cluster-options", "partition=low", "hours=1")
+        words = shlex.split(self.run(tmp_path, *flags))
         assert {"--partition=low", "--time=60", "--array=0-1", "--requeue"} < set(words)
         for index in ("0", "1"):
             environment = os.environ | {"SLURM_ARRAY_TASK_ID": index}
-            subprocess.run(["sh", "-c", words[-1]], cwd=tmp_path, env=environment, check=True)
-        out, _ = self.run(tmp_path, *flags)
+            subprocess.run(["sh", "-c", words[-1]], env=environment, check=True)
+        out = self.run(tmp_path, *flags)
         assert "sbatch" not in out
         assert "saved" in out
         self.assert_as_without(tmp_path)
+
+    @pytest.mark.skipif(not slurm_harness.answers(), reason="no Slurm: sinfo does not answer")
+    def test_and_tasks_that_are_killed_on_slurm_lose_nothing(self, tmp_path):
+        pytest.importorskip("submitit")
+        told = []
+        config = slurm_harness.Config(times=1, ways=("program", "task"))
+        counts = slurm_harness.harass(config, tmp_path, told.append)
+        assert counts == {"program killed": 1, "task killed": 1}, told
