@@ -101,6 +101,14 @@ class TestJobs:
         assert train(plan(tmp_path, cluster="slurm", jobs=None)) == ALL[1:]
         assert_whole(plan(tmp_path))
 
+    def test_are_waited_for_while_slurm_does_not_answer(self, late_slurm, tmp_path, monkeypatch):
+        submit_only(plan(tmp_path, cluster="slurm"))
+        silent = iter([None] * 3)
+        monkeypatch.setattr(cluster, "_queued", lambda _: next(silent, set(late_slurm.waiting)))
+        assert train(plan(tmp_path, cluster="slurm")) == []
+        assert len(late_slurm.given) == 2
+        assert_whole(plan(tmp_path))
+
     def test_of_two_programs_that_share_no_lock_the_later_ones_make_a_replica(
         self, late_slurm, tmp_path
     ):
