@@ -393,6 +393,12 @@ class TestFlags:
                 self.parse("--cluster", kind)
         assert self.parse("--cluster", "print").cluster == "print"
 
+    def test_what_it_says_to_install_is_what_the_tests_take(self):
+        cluster_only, everything = (
+            (cli.ROOT / f"requirements{which}.txt").read_text() for which in ("-cluster", "")
+        )
+        assert cluster_only in everything
+
     def test_without_slurm_a_line_says_where_to_run_it(self, tmp_path, monkeypatch):
         monkeypatch.setenv("PATH", str(tmp_path))
         monkeypatch.setattr(cli, "find_spec", lambda _: True)
