@@ -82,7 +82,7 @@ def command_line(config: Config, recipe: Recipe, script: str) -> tuple[str, ...]
     words += ["--overwrite"] if config.overwrite else []
     words += ["--cluster", config.cluster] if config.cluster != "none" else []
     words += ["--cluster-options", *config.cluster_options] if config.cluster_options else []
-    words += ["--mixed"] if config.mixed else []
+    words += ["--mixed-processors"] if config.mixed_processors else []
     fields = {field.name for field in dataclasses.fields(experiment(script).Config)}
     if config.datasets and "datasets" in fields:
         words += ["--datasets", *config.datasets]

@@ -176,7 +176,7 @@ def preempt(subject: Subject, rng: random.Random) -> None:
 
 
 def cut_off(subject: Subject, _: random.Random) -> None:
-    with subject.program("time=2", "signal_delay_s=20") as process:
+    with subject.program("time=1", "signal_delay_s=1") as process:
         subject.finish(process, "cut off")
     subject.count("cut off", number=subject.noted().count("restarted"))
 

@@ -54,12 +54,14 @@ class Common:
     # and trains as many replicas at once as its memory takes; None: one a core, or one a GPU
     jobs: int | None = None
     overwrite: bool = False  # run again what is already there
-    # where replicas are trained: here; as tasks of a Slurm cluster, by submitit; in processes that
-    # submitit starts here; or print the sbatch lines. One replica a task, or --jobs tasks a result
+    # where replicas are trained: here; as tasks of Slurm, by submitit; in processes that submitit
+    # starts here; or wherever the sbatch lines are given that are printed. A task takes a replica,
+    # or a result has as many tasks as jobs says
     cluster: Literal["none", "slurm", "local", "print"] = "none"
-    # key=value …, as submitit's SlurmExecutor has them (sbatch's for print), or gpus=1, hours=4
+    # key=value …, as submitit's SlurmExecutor has them, or sbatch where lines are printed; also the
+    # gpus of a task and the hours of its time limit
     cluster_options: tuple[str, ...] = ()
-    mixed: bool = False  # join replicas that were made on several kinds of processors
+    mixed_processors: bool = False  # join replicas that were made on several kinds of them
 
     def __post_init__(self) -> None:
         if self.device == "cuda" and self.cluster == "none" and not torch.cuda.is_available():

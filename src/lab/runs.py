@@ -213,7 +213,7 @@ def _kept(run: Run) -> dict[int, Outcome]:
 def kept(run: Run, i: int) -> Outcome | None:
     """What has become of a replica earlier, or elsewhere, with its checkpoints."""
     config, replica = run.config, run.replicas[i]
-    outcome = run.partial.get(replica, config.mixed or config.cluster != "none")
+    outcome = run.partial.get(replica, config.mixed_processors or config.cluster != "none")
     diverged = isinstance(outcome, Diverged)
     if outcome is None or not (diverged or run.has_checkpoints(run, replica)):
         return None
@@ -227,9 +227,9 @@ def _check_processors(run: Run, outcomes: Iterable[Outcome]) -> None:
     """Raise ResultError where they are of several kinds, unless that was asked for."""
     arrays = [done.arrays if isinstance(done, Diverged) else done for done in outcomes]
     kinds = Counter(provenance.kind(str(done[DEVICE])) for done in arrays)
-    if len(kinds) > 1 and not run.config.mixed:
+    if len(kinds) > 1 and not run.config.mixed_processors:
         made = " and ".join(f"{number} replicas on {kind}" for kind, number in kinds.items())
-        remedy = f"give --mixed to join them, or remove a folder of {run.partial.root}"
+        remedy = f"give --mixed-processors to join them, or remove a folder of {run.partial.root}"
         raise ResultError(f"{run.name} has {made}: {remedy}")
 
 

@@ -246,9 +246,11 @@ class TestProcessors:
     def test_of_two_kinds_are_joined_where_that_is_asked_for(self, monkeypatch, slurm, tmp_path):
         kinds = ("cpu (2 cores)", "NVIDIA H200")
         for left in (kinds, ()):  # none is made again
-            with pytest.raises(ResultError, match=r"cpu and 1 .* H200: give --mixed"):
+            with pytest.raises(ResultError, match=r"cpu and 1 .* H200: give --mixed-processors"):
                 self.train(monkeypatch, slurm, tmp_path, left)
-        assert self.train(monkeypatch, slurm, tmp_path, mixed=True) == " and ".join(kinds)
+        assert self.train(monkeypatch, slurm, tmp_path, mixed_processors=True) == " and ".join(
+            kinds
+        )
         assert_whole(plan(tmp_path)[:1])
 
     def test_of_the_kind_that_is_not_wanted_can_be_removed(self, monkeypatch, slurm, tmp_path):
@@ -269,7 +271,7 @@ class TestProcessors:
                 patch.setattr(provenance, "device_name", lambda _: "NVIDIA H200")
                 with pytest.raises(KeyboardInterrupt):
                     train(plan(folder), Trainer(1))
-            assert train(plan(folder, mixed=mixed)) == left
+            assert train(plan(folder, mixed_processors=mixed)) == left
 
 
 class TestClaims:
@@ -406,7 +408,9 @@ class TestFlags:
             self.parse("--cluster", "slurm")
 
     def test_options_shape_no_number(self):
-        config = self.parse("--cluster", "print", "--cluster-options", "hours=1", "--mixed")
+        config = self.parse(
+            "--cluster", "print", "--cluster-options", "hours=1", "--mixed-processors"
+        )
         assert config.hyperparameters() == self.parse().hyperparameters()
 
 
