@@ -183,8 +183,8 @@ def cut_off(subject: Subject, _: random.Random) -> None:
 
 def answers() -> bool:
     """Whether this machine is one of a Slurm cluster's."""
-    command = ["sinfo", "--noheader"]
-    return shutil.which("sinfo") is not None and not subprocess.run(command).returncode
+    there = shutil.which("sinfo") is not None
+    return there and not subprocess.run(["sinfo"], capture_output=True).returncode
 
 
 def slurm(*words: str) -> str:

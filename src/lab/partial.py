@@ -37,9 +37,10 @@ class Partial:
 
         any_processor: may have made it, where this one has not.
         """
-        found = self._read(replica, self.folder)
-        others = self.folders() if any_processor and found is None else []
-        return next((made for place in others if (made := self._read(replica, place))), found)
+        for place in (self.folder, *(self.folders() if any_processor else ())):
+            if (outcome := self._read(replica, place)) is not None:
+                return outcome
+        return None
 
     def folders(self) -> list[Path]:
         """Where replicas of the same code, packages and data are kept, one a kind of processor."""
@@ -49,8 +50,7 @@ class Partial:
 
     def _read(self, replica: Replica, folder: Path) -> Outcome | None:
         try:
-            path = folder / self._path(replica).name
-            arrays, meta = results.read_npz(path, strict=True)
+            arrays, meta = results.read_npz(folder / self._path(replica).name, strict=True)
         except Exception:  # absent, or nearly anything else
             return None
         if meta.get("replica") != results.plain(asdict(replica)):
@@ -93,7 +93,7 @@ class Partial:
 
     def check(self) -> None:
         """Raise ResultError unless the result can be written, and what is kept until then."""
-        for place in (self.root.parent, self.root, self.folder):
+        for place in (self.root.parent, self.root, self.folder, self.jobs):
             if place.is_symlink():
                 raise ResultError(f"{place} is a link, which is not followed: remove it")
         for folder in (self.result.parent, self.root):

@@ -126,7 +126,7 @@ def run(main: Callable[[], None]) -> None:
 
 def _importable(main: Callable[[], None]) -> Callable[[], None]:
     """With --cluster an experiment's main is that of its module, which tasks elsewhere import."""
-    path = Path(main.__code__.co_filename)
+    path = Path(getattr(sys.modules["__main__"], "__file__", None) or "")
     is_script = main.__module__ == "__main__" and path.parent.name == "experiment"
     if not is_script or not any(word.startswith("--cluster") for word in sys.argv):
         return main

@@ -305,6 +305,13 @@ class TestClaims:
             path.with_suffix(suffix).touch()
         assert claims.holder(run.partial, run.replicas[0]) == ("some-0123456789abcdef", 3)
 
+    def test_are_not_made_behind_a_link(self, slurm, tmp_path):
+        run = plan(tmp_path, cluster="slurm")[0]
+        run.partial.root.mkdir(parents=True)
+        run.partial.jobs.symlink_to(tmp_path)
+        with pytest.raises(ResultError, match="is a link, which is not followed"):
+            train([run])
+
     def test_without_a_cluster_a_result_that_jobs_make_is_left_to_them(self, late_slurm, tmp_path):
         submit_only(plan(tmp_path, cluster="slurm"))
         name = next(iter(late_slurm.waiting))[0]
