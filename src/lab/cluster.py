@@ -67,7 +67,11 @@ class Task:
                 raise ConfigError(f"device {self.config.device}: {reason}")
             self._train(partial, device)
         except Exception as error:
-            said = {"line": program.explain(error), "trace": traceback.format_exc()}
+            line = program.explain(error)
+            if type(error).__name__ == "UncompletedJobError":  # by which submitit ends it
+                remedy = "give more hours or max_num_timeout, and go on by the same command"
+                line = f"{self.name}: time was up too often: {remedy}"
+            said = {"line": line, "trace": traceback.format_exc()}
             content = json.dumps(said).encode()
             files.write_whole(_error(partial, self.held), lambda file: file.write(content))
             raise
@@ -236,16 +240,17 @@ def _execute(
 ) -> list[Any]:
     import submitit
 
+    times = {"max_num_timeout": options.pop("max_num_timeout", 3)}
     if folder.name.startswith("local_"):
         jobs = []
         options = {"timeout_min": options.pop("time", 60 * 24 * 365), **options}
         for i, task in enumerate(tasks):
-            executor = submitit.LocalExecutor(folder / str(i), python=python)
+            executor = submitit.LocalExecutor(folder / str(i), python=python, **times)
             executor.update_parameters(**options)
             jobs.append(executor.submit(task))
         return jobs
     try:
-        executor = submitit.SlurmExecutor(folder, python=python)
+        executor = submitit.SlurmExecutor(folder, python=python, **times)
         executor.update_parameters(**options | {"job_name": folder.name})
         return executor.submit_array(tasks)
     except (TypeError, ValueError, RuntimeError) as error:

@@ -141,6 +141,15 @@ class TestJobs:
         assert train(plan(tmp_path, cluster="slurm", overwrite=True)) == ALL
         assert_whole(plan(tmp_path))
 
+    def test_take_nothing_of_an_overwrite_that_was_killed_nor_it_of_them(
+        self, late_slurm, tmp_path
+    ):
+        for first, second in ((True, False), (False, True)):
+            folder = tmp_path / str(first)
+            submit_only(plan(folder, cluster="slurm", overwrite=first))
+            late_slurm.run(2)
+            assert train(plan(folder, cluster="slurm", overwrite=second)) == ALL
+
     def with_checkpoints(self, folder, trainer):
         """A run whose replicas have their checkpoints when they have been trained."""
         run = plan(folder, cluster="slurm", jobs=None)[0]
@@ -204,6 +213,15 @@ class TestEnds:
             with pytest.raises(UserError, match="what is wrong"):
                 list(runs.train(fail, plan(tmp_path, cluster="slurm")))
         assert len(slurm.given) == 4
+
+    def test_a_job_whose_time_was_up_too_often_says_so(self, slurm, tmp_path):
+        utils = pytest.importorskip("submitit.core.utils")
+
+        def fail(_):
+            raise utils.UncompletedJobError("as submitit's handler of signals")
+
+        with pytest.raises(UserError, match="time was up too often: give more hours or max_num"):
+            list(runs.train(fail, plan(tmp_path, cluster="slurm")))
 
     def test_a_defect_shows_where_it_is(self, slurm, tmp_path):
         def fail(_):

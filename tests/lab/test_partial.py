@@ -35,6 +35,17 @@ class TestPartial:
         assert all(self.partial(tmp_path).get(other) is None for other in others)
         assert self.partial(tmp_path, "other").get(self.REPLICA) is None
 
+    def test_gives_back_what_another_processor_made_where_that_is_wanted(self, tmp_path):
+        self.partial(tmp_path, "key-H200").put(self.REPLICA, self.ARRAYS)
+        here = self.partial(tmp_path, "key-cpu")
+        assert here.get(self.REPLICA) is None
+        assert here.get(self.REPLICA, any_processor=True).keys() == self.ARRAYS.keys()
+        assert self.partial(tmp_path, "other-cpu").get(self.REPLICA, any_processor=True) is None
+        folder = self.partial(tmp_path, "key-H200").folder
+        folder.rename(tmp_path / "elsewhere")
+        folder.symlink_to(tmp_path / "elsewhere")
+        assert here.get(self.REPLICA, any_processor=True) is None
+
     def test_gives_back_how_a_replica_diverged(self, tmp_path):
         error = Diverged("it diverged", 3, self.ARRAYS)
         self.partial(tmp_path).put(self.REPLICA, error)
