@@ -33,6 +33,7 @@ import matplotlib.pyplot as plt
 import torch
 
 from lab import cli, context, cpu, files, workers
+from lab.errors import ConfigError
 from report import index
 from report.lookup import divergences, experiment, flags
 from report.recipes import RECIPES, Recipe, picture
@@ -55,14 +56,18 @@ class Config(cli.Common):
         super().__post_init__()
         cli.check(self, choices={"figures": tuple(RECIPES)}, empty=("datasets",))
         cli.check_datasets(self.datasets)
+        if self.cluster == "print":
+            raise ConfigError("cluster print is for the scripts of src/experiment, one by one")
 
     @property
     def processes(self) -> int:
         """That do scripts and notebooks side by side, each with one core.
 
         One where a script had better take all that there is: at paper scale, on a GPU, and where
-        there are more cores than figures.
+        there are more cores than figures. Scripts that wait for a cluster's jobs wait together.
         """
+        if self.cluster != "none":
+            return cpu.available_cores()
         cores = self.jobs or cpu.available_cores()
         on_cpu = self.resolved_device == "cpu"
         return cores if self.scale == "quick" and on_cpu and cores <= len(self.figures) else 1
@@ -72,9 +77,12 @@ def command_line(config: Config, recipe: Recipe, script: str) -> tuple[str, ...]
     """The words that a figure's script is called with."""
     words = ["--scale", config.scale, "--data", str(config.data), "--results", str(config.results)]
     words += ["--device", config.device, *flags(recipe.settings(config.scale))]
-    jobs = config.jobs if config.processes == 1 else 1
+    jobs = config.jobs if config.processes == 1 or config.cluster != "none" else 1
     words += ["--jobs", str(jobs)] if jobs else []
     words += ["--overwrite"] if config.overwrite else []
+    words += ["--cluster", config.cluster] if config.cluster != "none" else []
+    words += ["--cluster-options", *config.cluster_options] if config.cluster_options else []
+    words += ["--mixed-processors"] if config.mixed_processors else []
     fields = {field.name for field in dataclasses.fields(experiment(script).Config)}
     if config.datasets and "datasets" in fields:
         words += ["--datasets", *config.datasets]

@@ -15,6 +15,8 @@ DATA = SimpleNamespace(name="mine", fingerprint="0" * 16)
 OTHER_DATA = SimpleNamespace(name="mine", fingerprint="f" * 16)
 AXES = {"weight": ("seed", "epoch"), "seed": ("seed",)}
 RATES, SEEDS = (0.1, 0.2), (0, 5)
+# beside the arrays of a finished replica
+MADE = {runs.SECONDS: np.array(0.0), runs.DEVICE: np.array("cpu (2 cores)")}
 ALL = [[(rate, seed)] for rate in RATES for seed in SEEDS]  # what is trained, one after the other
 
 

@@ -4,6 +4,7 @@ import ast
 import importlib
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,8 @@ def test_a_script_has_what_every_script_has(script):
     module = importlib.import_module(f"experiment.{script}")
     assert issubclass(module.Config, cli.Common)
     assert cli.preset(module, "quick").scale == "quick"
+    own, common = ({field.name: field for field in fields(c)} for c in (module.Config, cli.Common))
+    assert all(own[name] is common[name] for name in common)  # which shape no number
     assert all(isinstance(axes, tuple) for axes in module.AXES.values())
     assert callable(module.run)
     assert callable(module.main)

@@ -1,9 +1,12 @@
 """What every experiment script has in common: flags, the command line, what may be asked."""
 
 import dataclasses
+import re
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, TypeVar
@@ -51,16 +54,23 @@ class Common:
     # and trains as many replicas at once as its memory takes; None: one a core, or one a GPU
     jobs: int | None = None
     overwrite: bool = False  # run again what is already there
+    # where replicas are trained: here; as tasks of Slurm, by submitit; in processes that submitit
+    # starts here; or wherever the sbatch lines are given that are printed. A task takes a replica,
+    # or a result has as many tasks as jobs says
+    cluster: Literal["none", "slurm", "local", "print"] = "none"
+    # key=value …, as submitit's SlurmExecutor has them, or sbatch where lines are printed; also the
+    # gpus of a task and the hours of its time limit
+    cluster_options: tuple[str, ...] = ()
+    mixed_processors: bool = False  # join replicas that were made on several kinds of them
 
     def __post_init__(self) -> None:
-        if self.device == "cuda" and not torch.cuda.is_available():
+        if self.device == "cuda" and self.cluster == "none" and not torch.cuda.is_available():
             raise ConfigError("device cuda: PyTorch finds no GPU here; take --device cpu or auto")
 
     @property
     def resolved_device(self) -> str:
-        if self.device != "auto":
-            return self.device
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        """Of this process: who submits the jobs of a cluster may have no GPU, which they have."""
+        return "cuda" if self.device != "cpu" and torch.cuda.is_available() else "cpu"
 
     def hyperparameters(self) -> dict[str, Any]:
         """Every field that shapes the numbers of each of the configuration's results."""
@@ -98,7 +108,7 @@ def check(
     """
     for field in dataclasses.fields(config):
         name, value = field.name, getattr(config, field.name)
-        is_empty = value == () and name not in empty
+        is_empty = value == () and name not in (*empty, "cluster_options")
         if is_empty or (isinstance(value, tuple) and len(set(value)) < len(value)):
             raise ConfigError(f"{name} must name one or more different values, not {value}")
         for number in _numbers(value):
@@ -147,7 +157,27 @@ def parse(
     if issubclass(kind, Common):
         chosen, _ = tyro.cli(_Scale, args=arguments, return_unknown_args=True, add_help=False)
         preset = {"scale": chosen.scale, **(quick if chosen.scale == "quick" else {})}
-    return tyro.cli(kind, default=kind(**preset), args=arguments, description=description)
+    config = tyro.cli(kind, default=kind(**preset), args=arguments, description=description)
+    if issubclass(kind, Common):
+        check_cluster(config)
+    return config
+
+
+def check_cluster(config: Common) -> None:
+    """Raise ConfigError where jobs could not be submitted from here."""
+    kind, options = config.cluster, config.cluster_options
+    wrong = [option for option in options if not re.fullmatch(r"\w+=.+", option)]
+    if options and kind == "none":
+        raise ConfigError("cluster_options need a cluster: add --cluster slurm")
+    if wrong:
+        raise ConfigError(f"cluster_options must be key=value, not {wrong[0]!r}")
+    if kind in ("slurm", "local") and find_spec("submitit") is None:
+        remedy = "pip install -r requirements-cluster.txt, or take --cluster print"
+        raise ConfigError(f"cluster {kind} needs the package submitit: {remedy}")
+    if kind == "slurm" and shutil.which("sbatch") is None:
+        raise ConfigError(
+            "cluster slurm: there is no sbatch here; run it where Slurm's commands are"
+        )
 
 
 def check_datasets(names: Sequence[str]) -> None:

@@ -1,8 +1,9 @@
 """What is kept of a result that is not yet whole, and the lock of whoever makes it.
 
 Beside RESULT.npz: .partial/RESULT.lock, and .partial/RESULT/KEY with a file for each replica, where
-KEY names code, packages, processor and data. A file holds what became of the replica: its arrays,
-or how it diverged and what was measured before.
+KEY names code, packages, data and processor. A file holds what became of the replica: its arrays,
+or how it diverged and what was measured before. Jobs of a cluster are known in DIGEST.jobs beside
+it, where DIGEST is KEY's first part, without the processor.
 """
 
 from contextlib import AbstractContextManager
@@ -27,12 +28,29 @@ class Partial:
         self.result = result
         self.root = result.parent / ".partial" / result.stem
         self.folder = self.root / f"{key}{'-overwrite' * apart}"
+        self.jobs = self.root / f"{key.partition('-')[0]}{'-overwrite' * apart}.jobs"
+        self._apart = apart
         self.lock = self.root.with_name(f"{self.root.name}.lock")
 
-    def get(self, replica: Replica) -> Outcome | None:
-        """None where it is not done, or what lies there is not whole or not its own."""
+    def get(self, replica: Replica, any_processor: bool = False) -> Outcome | None:
+        """None where it is not done, or what lies there is not whole or not its own.
+
+        any_processor: may have made it, where this one has not.
+        """
+        for place in (self.folder, *(self.folders() if any_processor else ())):
+            if (outcome := self._read(replica, place)) is not None:
+                return outcome
+        return None
+
+    def folders(self) -> list[Path]:
+        """Where replicas of the same code, packages and data are kept, one a kind of processor."""
+        digest = self.folder.name.partition("-")[0]
+        found = sorted(place for place in self.root.glob(f"{digest}-*/") if not place.is_symlink())
+        return [place for place in found if place.name.endswith("-overwrite") == self._apart]
+
+    def _read(self, replica: Replica, folder: Path) -> Outcome | None:
         try:
-            arrays, meta = results.read_npz(self._path(replica), strict=True)
+            arrays, meta = results.read_npz(folder / self._path(replica).name, strict=True)
         except Exception:  # absent, or nearly anything else
             return None
         if meta.get("replica") != results.plain(asdict(replica)):
@@ -49,6 +67,11 @@ class Partial:
             meta |= {"diverged": outcome.epoch, "message": str(outcome)}
         arrays = outcome.arrays if isinstance(outcome, Diverged) else outcome
         results.write_npz(self._path(replica), arrays, meta)
+
+    def drop(self, replica: Replica) -> None:
+        """Forget what has become of a replica, wherever it was made."""
+        for place in self.folders():
+            files.remove(place / self._path(replica).name)
 
     def begin(self, name: str) -> bool:
         """Whether this is the first time that something is begun; from now on it is not."""
@@ -70,7 +93,7 @@ class Partial:
 
     def check(self) -> None:
         """Raise ResultError unless the result can be written, and what is kept until then."""
-        for place in (self.root.parent, self.root, self.folder):
+        for place in (self.root.parent, self.root, self.folder, self.jobs):
             if place.is_symlink():
                 raise ResultError(f"{place} is a link, which is not followed: remove it")
         for folder in (self.result.parent, self.root):

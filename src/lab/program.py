@@ -21,6 +21,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from importlib import import_module
+from pathlib import Path
 from types import TracebackType
 
 from lab import context, files
@@ -107,7 +109,7 @@ def run(main: Callable[[], None]) -> None:
     """Call a program's main; what the user can mend is one line and exit status 2."""
     try:
         with context.within(deferred=[]) as here:
-            main()
+            _importable(main)()
         if here.deferred:
             first, *others = here.deferred
             raise UserError(f"{first} (and {len(others)} more)" if others else str(first))
@@ -120,6 +122,15 @@ def run(main: Callable[[], None]) -> None:
             raise
         _say(" ".join(f"error: {line}".splitlines()))  # a name may hold a line break
         sys.exit(WRONG)
+
+
+def _importable(main: Callable[[], None]) -> Callable[[], None]:
+    """With --cluster an experiment's main is that of its module, which tasks elsewhere import."""
+    path = Path(getattr(sys.modules["__main__"], "__file__", None) or "")
+    is_script = main.__module__ == "__main__" and path.parent.name == "experiment"
+    if not is_script or not any(word.startswith("--cluster") for word in sys.argv):
+        return main
+    return import_module(f"experiment.{path.stem}").main
 
 
 def _end_with_one_line(kind: type, error: BaseException, trace: TracebackType | None) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -81,15 +82,20 @@ def device_name(device: str) -> str:
 
 
 def key(data: str, device: str) -> str:
-    """Names all that parts of one result must share.
+    """Names all that parts of one result must share, as DIGEST-PROCESSOR.
 
     Args:
         data: fingerprint of the data.
         device: "cpu" or "cuda".
     """
-    processor = device if device == "cpu" else device_name(device)
-    shared = [data, processor, sources(), versions()]
-    return hashlib.sha256(json.dumps(shared).encode()).hexdigest()[:16]
+    shared = json.dumps([data, sources(), versions()])
+    processor = re.sub(r"[^\w.]+", "-", kind(device_name(device)))
+    return f"{hashlib.sha256(shared.encode()).hexdigest()[:16]}-{processor}"
+
+
+def kind(name: str) -> str:
+    """The kind of a processor, by `device_name`: "cpu", however many cores, or the GPU's name."""
+    return "cpu" if name.startswith("cpu") else name
 
 
 @dataclass(frozen=True)

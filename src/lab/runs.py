@@ -6,7 +6,8 @@ for run, arrays in train(functools.partial(train_replicas, config), planned):
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -22,8 +23,9 @@ from lab.partial import Partial
 from lab.replicas import Outcome, Replica, deal, describe
 from lab.results import Arrays, Source
 
-# beside a finished replica's arrays: what it took, and the epoch in which it diverged or -1
-SECONDS, DIVERGED = "replica_seconds", "replica_diverged"
+# beside a finished replica's arrays: what it took, the processor, and the epoch in which it
+# diverged or -1
+SECONDS, DEVICE, DIVERGED = "replica_seconds", "replica_device", "replica_diverged"
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,7 @@ class Run:
         """Write the result, and drop what was kept of the replicas."""
         arrays = {name: np.asarray(values) for name, values in arrays.items()}
         seconds = float(arrays.pop(SECONDS).sum())
+        devices = arrays.pop(DEVICE, np.array(())).flatten().tolist()
         epochs = arrays.pop(DIVERGED, np.array(())).flatten().tolist()
         meta = results.make_meta(
             self.experiment,
@@ -125,6 +128,7 @@ class Run:
         pairs = zip(self.replicas, epochs, strict=False)
         diverged = [{**asdict(replica), "epoch": e} for replica, e in pairs if e >= 0]
         meta |= {"diverged": results.plain(diverged)} if diverged else {}
+        meta |= {"device": " and ".join(dict.fromkeys(devices))} if devices else {}
         results.write(self.path, results.Result(arrays, meta))
         self.partial.clean()
         print(f"saved {self.path} ({seconds:.0f} s)", flush=True)
@@ -162,6 +166,8 @@ def train(
         waiting = [
             (run, i) for run in missing for i in range(len(run.replicas)) if i not in done[run.name]
         ]
+        for run in missing:
+            _check_processors(run, done[run.name].values())
         if context.current().repairs:
             there = [run for run in planned if run.name not in done]
             waiting += [(run, i) for run in there for i in _without_checkpoints(run, locks)]
@@ -170,8 +176,10 @@ def train(
             if run.name not in done:
                 _report_repair(run, i, outcome)
                 continue
-            run.partial.put(run.replicas[i], outcome)
+            if run.config.cluster == "none":  # else the task has
+                run.partial.put(run.replicas[i], outcome)
             done[run.name][i] = outcome
+            _check_processors(run, done[run.name].values())
             yield from _whole([run], done)
 
 
@@ -183,6 +191,10 @@ def _claim(run: Run, locks: ExitStack) -> bool:
         return False
     run.partial.check()
     locks.enter_context(run.partial.in_use())
+    if run.config.cluster == "none" and files.exists(run.partial.jobs):
+        from lab import cluster
+
+        cluster.check_idle(run)
     # it may have been made meanwhile
     return run.config.overwrite or not files.exists(run.path) or run.missing()
 
@@ -190,17 +202,35 @@ def _claim(run: Run, locks: ExitStack) -> bool:
 def _kept(run: Run) -> dict[int, Outcome]:
     """What has become of replicas in earlier, unfinished runs, by position."""
     found: dict[int, Outcome] = {}
-    for i, replica in enumerate(run.replicas):
-        outcome = run.partial.get(replica)
-        if outcome is None:
-            continue
-        diverged = isinstance(outcome, Diverged)
-        seconds = (outcome.arrays if diverged else outcome).get(SECONDS, np.zeros(1))
-        if seconds.shape == () and (diverged or run.has_checkpoints(run, replica)):
+    for i in range(len(run.replicas)):
+        if (outcome := kept(run, i)) is not None:
             found[i] = outcome
     shapes = {i: _shapes(arrays) for i, arrays in found.items() if not isinstance(arrays, Diverged)}
     unlike = {i for i in shapes if shapes[i] != shapes[min(shapes)]}
     return {i: outcome for i, outcome in found.items() if i not in unlike}
+
+
+def kept(run: Run, i: int) -> Outcome | None:
+    """What has become of a replica earlier, or elsewhere, with its checkpoints."""
+    config, replica = run.config, run.replicas[i]
+    outcome = run.partial.get(replica, config.mixed_processors or config.cluster != "none")
+    diverged = isinstance(outcome, Diverged)
+    if outcome is None or not (diverged or run.has_checkpoints(run, replica)):
+        return None
+    arrays = outcome.arrays if diverged else outcome
+    seconds, device = (arrays.get(name, np.zeros(1)) for name in (SECONDS, DEVICE))
+    is_own = seconds.shape == device.shape == () and str(device).isprintable()
+    return outcome if is_own else None
+
+
+def _check_processors(run: Run, outcomes: Iterable[Outcome]) -> None:
+    """Raise ResultError where they are of several kinds, unless that was asked for."""
+    arrays = [done.arrays if isinstance(done, Diverged) else done for done in outcomes]
+    kinds = Counter(provenance.kind(str(done[DEVICE])) for done in arrays)
+    if len(kinds) > 1 and not run.config.mixed_processors:
+        made = " and ".join(f"{number} replicas on {kind}" for kind, number in kinds.items())
+        remedy = f"give --mixed-processors to join them, or remove a folder of {run.partial.root}"
+        raise ResultError(f"{run.name} has {made}: {remedy}")
 
 
 def _shapes(arrays: Arrays) -> dict[str, tuple[int, ...]]:
@@ -227,22 +257,41 @@ def _deal(
     if not waiting:
         return
     config = waiting[0][0].config
+    if config.cluster != "none":
+        from lab import cluster  # whose tasks train with `produce`
+
+        yield from cluster.deal(function, waiting)
+        return
     data = {name: digest for run, _ in waiting for name, digest in run.inputs.items()}
     replicas = [run.replicas[i] for run, i in waiting]
-    dealt = deal(
-        provenance.Faithful(function, data),
-        replicas,
-        device=config.resolved_device,
-        jobs=jobs or config.jobs,
-    )
+    names = [run.name for run, _ in waiting]
+    faithful, device = provenance.Faithful(function, data), config.resolved_device
+    for position, outcome in produce(faithful, replicas, names, device, jobs or config.jobs):
+        yield *waiting[position], outcome
+
+
+def produce(
+    function: Callable[[Sequence[Replica]], Arrays],
+    replicas: Sequence[Replica],
+    names: Sequence[str],
+    device: str,
+    jobs: int | None,
+) -> Iterator[tuple[int, Outcome]]:
+    """What becomes of each replica, by position, with its seconds and its processor.
+
+    Args:
+        function, replicas, device, jobs: see replicas.deal.
+        names: of the replicas' results, for messages.
+    """
     start = time.perf_counter()
-    for position, outcome in dealt:
+    for position, outcome in deal(function, replicas, device=device, jobs=jobs):
         now = time.perf_counter()
-        _check_measured(waiting[position][0].name, replicas[position], outcome)
+        _check_measured(names[position], replicas[position], outcome)
         arrays = outcome.arrays if isinstance(outcome, Diverged) else outcome
         arrays[SECONDS] = np.array(now - start)
+        arrays[DEVICE] = np.array(provenance.device_name(device))
         start = now
-        yield *waiting[position], outcome
+        yield position, outcome
 
 
 def _check_measured(name: str, replica: Replica, outcome: Outcome) -> None:
@@ -293,7 +342,7 @@ def _fill(known: Arrays, like: Arrays) -> Arrays:
         arrays[name] = np.full(values.shape, np.nan)
         if name in known and values.ndim and known[name].shape[1:] == values.shape[1:]:
             arrays[name][: len(known[name])] = known[name]
-    return arrays | {SECONDS: known[SECONDS]}
+    return arrays | {name: known[name] for name in (SECONDS, DEVICE)}
 
 
 def _report_repair(run: Run, i: int, outcome: Outcome) -> None:

@@ -12,7 +12,7 @@ from lab import results, runs
 from lab.errors import Diverged, ResultError
 from lab.partial import Partial
 from lab.replicas import Replica
-from stand_ins import ALL, RATES, SEEDS, Trainer, files, interrupt, plan, train
+from stand_ins import ALL, MADE, RATES, SEEDS, Trainer, files, interrupt, plan, train
 
 
 class TestPartial:
@@ -34,6 +34,17 @@ class TestPartial:
         others = [Replica(1, {"lr": 0.1}), Replica(0, {"lr": 0.2}), Replica(0, {}, {"lr": 0.1})]
         assert all(self.partial(tmp_path).get(other) is None for other in others)
         assert self.partial(tmp_path, "other").get(self.REPLICA) is None
+
+    def test_gives_back_what_another_processor_made_where_that_is_wanted(self, tmp_path):
+        self.partial(tmp_path, "key-H200").put(self.REPLICA, self.ARRAYS)
+        here = self.partial(tmp_path, "key-cpu")
+        assert here.get(self.REPLICA) is None
+        assert here.get(self.REPLICA, any_processor=True).keys() == self.ARRAYS.keys()
+        assert self.partial(tmp_path, "other-cpu").get(self.REPLICA, any_processor=True) is None
+        folder = self.partial(tmp_path, "key-H200").folder
+        folder.rename(tmp_path / "elsewhere")
+        folder.symlink_to(tmp_path / "elsewhere")
+        assert here.get(self.REPLICA, any_processor=True) is None
 
     def test_gives_back_how_a_replica_diverged(self, tmp_path):
         error = Diverged("it diverged", 3, self.ARRAYS)
@@ -66,7 +77,7 @@ class TestPartial:
     def test_a_replica_with_arrays_of_other_shapes_is_computed_again(self, tmp_path):
         interrupt(plan(tmp_path), after=2)
         (run,) = plan(tmp_path, rates=RATES[1:])
-        row = {"weight": np.zeros(3), runs.SECONDS: np.array(0.0)}
+        row = {"weight": np.zeros(3), **MADE}
         run.partial.put(run.replicas[0], row)
         run.partial.put(run.replicas[1], {**row, "weight": np.zeros(4)})
         assert train([run]) == [[(RATES[1], SEEDS[1])]]

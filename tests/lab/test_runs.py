@@ -15,6 +15,7 @@ from stand_ins import (
     ALL,
     AXES,
     DATA,
+    MADE,
     OTHER_DATA,
     RATES,
     SEEDS,
@@ -60,7 +61,7 @@ class TestTrain:
         monkeypatch.setattr(provenance, "device_name", lambda device: "a processor")
         monkeypatch.setattr(Common, "resolved_device", "cuda")  # deal hands out a single batch
         first = plan(tmp_path)[0]
-        row = {"weight": 0.1 * np.arange(3) + 0.5, runs.SECONDS: np.array(0.0)}
+        row = {"weight": 0.1 * np.arange(3) + 0.5, **MADE, runs.DEVICE: np.array("a processor")}
         first.partial.put(first.replicas[0], row)
         trainer, planned = Trainer(), plan(tmp_path)
         found = [arrays["weight"] for _, arrays in runs.train(trainer, planned)]
@@ -112,7 +113,8 @@ class TestResume:
         [
             {"arrays": {}},
             {"arrays": {"weight": np.zeros(3)}},
-            {"arrays": {"weight": np.zeros(3), runs.SECONDS: np.zeros(2)}},
+            {"arrays": {"weight": np.zeros(3), **MADE, runs.SECONDS: np.zeros(2)}},
+            {"arrays": {"weight": np.zeros(3), **MADE, runs.DEVICE: np.array("\x1b[2J")}},
             {"diverged": "soon", "message": "x"},
             {"diverged": 1},
             {"diverged": 1, "message": "\x1b[2J"},
@@ -123,14 +125,14 @@ class TestResume:
     def test_a_forged_replica_is_trained_again(self, change, tmp_path):
         first = plan(tmp_path)[0]
         meta = {"replica": results.plain(asdict(first.replicas[0])), **change}
-        arrays = meta.pop("arrays", {runs.SECONDS: np.array(0.0)})
+        arrays = meta.pop("arrays", MADE)
         results.write_npz(first.partial._path(first.replicas[0]), arrays, meta)
         assert train(plan(tmp_path)) == ALL
         assert_whole(plan(tmp_path))
 
     def test_a_forged_replica_of_other_shapes_is_one_line(self, tmp_path):
         first = plan(tmp_path)[0]
-        first.partial.put(first.replicas[0], {"more": np.zeros(4), runs.SECONDS: np.array(0.0)})
+        first.partial.put(first.replicas[0], {"more": np.zeros(4), **MADE})
         with pytest.raises(ResultError, match=r"mine-lr0\.1 is of other shapes: remove its"):
             train(plan(tmp_path))
 
