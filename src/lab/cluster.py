@@ -5,7 +5,7 @@ process of this machine would, and writes a file for each replica, as if it had 
 lab.partial); the program waits for the files, and joins them. Where the program is killed the jobs
 go on, and the same command takes what is made, waits for what still runs, and submits the rest.
 
-A replica is made by the task that holds it, see lab.claims: one that is in Slurm's queue is waited
+A replica is made by the task that holds it, see lab.holders: one that is in Slurm's queue is waited
 for, and where it has left the queue and no file the replica goes to another. All this lies in
 .partial/RESULT/DIGEST.jobs, beside submitit's logs, and is gone when the result is saved.
 """
@@ -31,8 +31,8 @@ from typing import Any
 import numpy as np
 import psutil
 
-from lab import claims, cpu, files, program, provenance, replicas, results, runs
-from lab.claims import Held
+from lab import cpu, files, holders, program, provenance, replicas, results, runs
+from lab.holders import Held
 from lab.cli import Common
 from lab.errors import ConfigError, ResultError, UserError
 from lab.partial import Partial
@@ -77,7 +77,7 @@ class Task:
             raise
 
     def _train(self, partial: Partial, device: str) -> None:
-        own = [r for r in self.replicas if claims.holder(partial, r) == self.held]
+        own = [r for r in self.replicas if holders.holder(partial, r) == self.held]
         own = [replica for replica in own if partial.get(replica, any_processor=True) is None]
         jobs = int(os.environ.get("SLURM_CPUS_PER_TASK", 1)) if device == "cpu" else None
         made = runs.produce(self.function, own, [self.name] * len(own), device, jobs)
@@ -113,7 +113,7 @@ def deal(
     with replicas.progress_bar(len(left), f"{config.cluster} {waiting[0][0].name}") as bar:
         while left:
             time.sleep(pause)
-            held = [claims.holder(run.partial, run.replicas[i]) for run, i in left]
+            held = [holders.holder(run.partial, run.replicas[i]) for run, i in left]
             queued = _queued({holder[0] for holder in held if holder})
             lost: dict[str, list[tuple[Run, int]]] = {}
             there = []
@@ -144,7 +144,7 @@ def deal(
 
 def check_idle(run: Run) -> None:
     """Raise ResultError while jobs of a cluster make some of a run's replicas."""
-    names = {holder[0] for r in run.replicas if (holder := claims.holder(run.partial, r))}
+    names = {holder[0] for r in run.replicas if (holder := holders.holder(run.partial, r))}
     queued = _queued(names)
     if queued is None or queued:
         jobs = " and ".join(sorted(names))
@@ -218,7 +218,7 @@ def _submit(function: Function, run: Run, positions: Sequence[int]) -> list[Any]
     for part in np.array_split(positions, min(number, len(positions))):
         held = name, len(tasks)
         own = [run.replicas[i] for i in part]
-        own = tuple(replica for replica in own if claims.take(run.partial, replica, held))
+        own = tuple(replica for replica in own if holders.take(run.partial, replica, held))
         path, data = run.path.absolute(), run.source.fingerprint
         if own:
             tasks.append(Task(faithful, config, run.name, path, data, own, held))

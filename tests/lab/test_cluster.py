@@ -12,7 +12,7 @@ import pytest
 
 import slurm_harness
 import tiny
-from lab import claims, cli, cluster, errors, files, provenance, results, runs
+from lab import cli, cluster, errors, files, holders, provenance, results, runs
 from lab.errors import ConfigError, ResultError, UserError
 from stand_ins import ALL, MADE, SEEDS, Trainer, assert_whole, plan
 
@@ -296,32 +296,32 @@ class TestClaims:
     def test_one_of_two_programs_gets_it(self, tmp_path, monkeypatch):
         run = plan(tmp_path)[0]
         partial, replica = run.partial, run.replicas[0]
-        assert claims.holder(partial, replica) is None
-        assert claims.take(partial, replica, ("some-0123456789abcdef", 3))
+        assert holders.holder(partial, replica) is None
+        assert holders.take(partial, replica, ("some-0123456789abcdef", 3))
         with monkeypatch.context() as patch:
             patch.setattr(claims, "_claims", lambda *_: [])  # what a slower one has seen
-            assert not claims.take(partial, replica, ("other-0123456789abcdef", 0))
-        assert claims.holder(partial, replica) == ("some-0123456789abcdef", 3)
+            assert not holders.take(partial, replica, ("other-0123456789abcdef", 0))
+        assert holders.holder(partial, replica) == ("some-0123456789abcdef", 3)
         for number in range(12):
-            assert claims.take(partial, replica, ("other-0123456789abcdef", number))
-        assert claims.holder(partial, replica) == ("other-0123456789abcdef", 11)
-        assert claims.holder(partial, run.replicas[1]) is None
+            assert holders.take(partial, replica, ("other-0123456789abcdef", number))
+        assert holders.holder(partial, replica) == ("other-0123456789abcdef", 11)
+        assert holders.holder(partial, run.replicas[1]) is None
 
     @pytest.mark.parametrize("said", ["", "--help/0", "a,b/0", "a-0123456789abcdef/x", "/etc"])
     def test_one_that_says_something_else_is_nobodys(self, said, tmp_path):
         run = plan(tmp_path)[0]
-        claims.take(run.partial, run.replicas[0], ("some-0123456789abcdef", 3))
+        holders.take(run.partial, run.replicas[0], ("some-0123456789abcdef", 3))
         (path,) = run.partial.jobs.iterdir()
         path.with_suffix(".2").symlink_to(said or "x")
-        assert claims.holder(run.partial, run.replicas[0]) is None
+        assert holders.holder(run.partial, run.replicas[0]) is None
 
     def test_another_file_is_none(self, tmp_path):
         run = plan(tmp_path)[0]
-        claims.take(run.partial, run.replicas[0], ("some-0123456789abcdef", 3))
+        holders.take(run.partial, run.replicas[0], ("some-0123456789abcdef", 3))
         (path,) = run.partial.jobs.iterdir()
         for suffix in (".2", ".old", ""):
             path.with_suffix(suffix).touch()
-        assert claims.holder(run.partial, run.replicas[0]) == ("some-0123456789abcdef", 3)
+        assert holders.holder(run.partial, run.replicas[0]) == ("some-0123456789abcdef", 3)
 
     def test_are_not_made_behind_a_link(self, slurm, tmp_path):
         run = plan(tmp_path, cluster="slurm")[0]
