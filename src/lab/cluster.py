@@ -32,9 +32,9 @@ import numpy as np
 import psutil
 
 from lab import cpu, files, holders, program, provenance, replicas, results, runs
-from lab.holders import Held
 from lab.cli import Common
 from lab.errors import ConfigError, ResultError, UserError
+from lab.holders import Held
 from lab.partial import Partial
 from lab.replicas import Outcome, Replica, describe
 from lab.runs import Run

@@ -21,16 +21,16 @@ Held = tuple[str, int]  # by a job array, its name, and a task, its number in it
 
 def holder(partial: Partial, replica: Replica) -> Held | None:
     """The task that makes a replica, if one has been said to."""
-    if not (claims := _claims(partial, replica)):
+    if not (links := _links(partial, replica)):
         return None
-    said = re.fullmatch(r"([a-z_]+-[0-9a-f]{16})/(\d+)", os.readlink(claims[-1]))
+    said = re.fullmatch(r"([a-z_]+-[0-9a-f]{16})/(\d+)", os.readlink(links[-1]))
     return (said[1], int(said[2])) if said else None
 
 
 def take(partial: Partial, replica: Replica, held: Held) -> bool:
     """Give a replica to a task; False where another program has been faster."""
-    claims = _claims(partial, replica)
-    number = int(claims[-1].suffix[1:]) + 1 if claims else 1
+    links = _links(partial, replica)
+    number = int(links[-1].suffix[1:]) + 1 if links else 1
     partial.jobs.mkdir(parents=True, exist_ok=True)
     try:
         os.symlink("{}/{}".format(*held), partial.jobs / f"{_name(replica)}.{number}")
@@ -39,7 +39,7 @@ def take(partial: Partial, replica: Replica, held: Held) -> bool:
     return True
 
 
-def _claims(partial: Partial, replica: Replica) -> list[Path]:
+def _links(partial: Partial, replica: Replica) -> list[Path]:
     """Those of a replica, the newest last."""
     found = (path for path in partial.jobs.glob(f"{_name(replica)}.*") if path.is_symlink())
     numbered = (path for path in found if path.suffix[1:].isdigit())

@@ -299,7 +299,7 @@ class TestClaims:
         assert holders.holder(partial, replica) is None
         assert holders.take(partial, replica, ("some-0123456789abcdef", 3))
         with monkeypatch.context() as patch:
-            patch.setattr(claims, "_claims", lambda *_: [])  # what a slower one has seen
+            patch.setattr(holders, "_links", lambda *_: [])  # what a slower one has seen
             assert not holders.take(partial, replica, ("other-0123456789abcdef", 0))
         assert holders.holder(partial, replica) == ("some-0123456789abcdef", 3)
         for number in range(12):
