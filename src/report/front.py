@@ -33,9 +33,10 @@ SENTENCES = {
     "Lemma 3's first-order terms; Lemma 4's bound; Propositions 3 and 4.",
     "fails": "What fails, wholly or in part ({}): that the part of second order is small; that "
     "wide networks' features freeze, and hold them back; that the contours of WᵀW adapt; "
-    "exponential growth of the surrogate; the same pattern under Adam.",
+    "exponential growth of the surrogate; the same pattern under Adam; that the gap of grokking "
+    "networks widens again.",
     "open": "Not comparable, or not decided by this data ({}): BERT, whose weights could not be "
-    "had; the gaps of grokking networks; Theorem 4, whose premises fail on every network tried.",
+    "had; which layer of grokking networks rises most; Theorem 4, whose premises fail on every network tried.",
     "ours": "Findings of ours ({}).",
 }
 # the claims that these sentences speak of

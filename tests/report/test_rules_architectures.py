@@ -74,7 +74,7 @@ def test_a_row_a_network_with_a_curve_a_layer(tmp_path):
             target_linearity, tmp_path, "paper", **architectures.SETTINGS, architecture=name
         )
     ]
-    figure = drawing.by_depth(runs)
+    figure = drawing.by_depth(runs, "paper")
     titles = [ax.get_title() for ax in figure.axes if ax.get_title()]
     assert titles == [f"{name}, {CIFAR}" for name in architectures.ARCHITECTURES for _ in "ab"]
     by_layer = figure.axes[1]

@@ -7,26 +7,20 @@ from matplotlib.figure import Figure
 
 from lab.results import Result
 from report import plot
+from report.figures.target_linearity import ACCURACIES, notes
 
 MARKS = (0, 1, -1)  # measurements whose TL is drawn by layer: the start, one epoch, the end
 
 
-def by_depth(runs: Sequence[Result]) -> Figure:
-    """A row a result: TL of every hidden layer by epoch, with accuracies; and TL by layer.
-
-    Dashed: on the test set, less chance.
-    """
+def by_depth(runs: Sequence[Result], scale: str) -> Figure:
+    """A row a result: TL of every hidden layer by epoch, with accuracies; and TL by layer."""
     figure, axes = plot.grid(len(runs), 2, width=3.8, height=2.7)
     every = []
     for (left, right), run in zip(axes, runs, strict=True):
         title = f"{run.config['architecture']}, {run.label}"
         plot.layer_curves(left, run, run["train_tl"], "Target Linearity", limits=plot.UNIT)
         left.set(title=title, ylim=(0, None))
-        accuracies = {
-            "train_accuracy": ("train accuracy", "0.25"),
-            "test_accuracy": ("test accuracy", "C0"),
-        }
-        every += [left, right, plot.accuracy_axis(left, run, accuracies)]
+        every += [left, right, plot.accuracy_axis(left, run, ACCURACIES)]
         colors = plot.layer_colors(len(MARKS))
         for mark, color in zip(MARKS, colors, strict=True):
             epoch = f"epoch {run['epoch'][mark]}"
@@ -35,4 +29,6 @@ def by_depth(runs: Sequence[Result]) -> Figure:
             plot.band(right, run["layer"], above_chance, None, color, linestyle="--")
         right.set(title=title, xlabel="hidden layer", ylabel="Target Linearity", ylim=(0, None))
     plot.shared_legend(figure, np.array(every), "outside right center")
-    return figure
+    dashed = "On the right solid lines are the training set, dashed ones the test set, less chance."
+    title = "Figure 4's measure in a ResNet and a transformer (ours)"
+    return plot.finish(figure, title, dashed, notes(runs, scale))
