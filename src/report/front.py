@@ -36,7 +36,8 @@ SENTENCES = {
     "exponential growth of the surrogate; the same pattern under Adam; that the gap of grokking "
     "networks widens again.",
     "open": "Not comparable, or not decided by this data ({}): BERT, whose weights could not be "
-    "had; which layer of grokking networks rises most; Theorem 4, whose premises fail on every network tried.",
+    "had; which layer of grokking networks rises most; Theorem 4, whose premises fail on every "
+    "network tried.",
     "ours": "Findings of ours ({}).",
 }
 # the claims that these sentences speak of
