@@ -6,7 +6,7 @@ CAPTIONS = {
     "figure2_controls": "final accuracy by learning rate of plain, step-matched, whitened and "
     "complement training, and the differences paired by seed",
     "figure2_rates": "final accuracy by learning rate, plain and whitened",
-    "figure4_architectures": "Target Linearity in a ResNet and a transformer, by epoch and by layer",
+    "figure4_architectures": "Target Linearity by epoch and by layer of other networks",
     "figure4_code": "the same at the published code's rate, 0.0005",
     "figure4_supplement": "Target Linearity on the test set, and normalised surrogates",
     "figure7_layer1": "correlations by epoch in the input layer",

@@ -32,8 +32,10 @@ LAST = 3  # epochs whose mean stands for the end
 )
 def depth(root: Path, scale: str, figure: str) -> Iterator[Finding]:
     for architecture in ARCHITECTURES:
-        changes = SETTINGS | {"architecture": architecture}
-        for run in lookup(target_linearity, root, scale, **changes):
+        runs = lookup(target_linearity, root, scale, architecture=architecture, **SETTINGS)
+        if not runs:
+            yield Finding(architecture, "TL rises with training and depth", part="ours")
+        for run in runs:
             yield from depth_findings(run)
 
 
