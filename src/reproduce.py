@@ -276,6 +276,8 @@ def main() -> None:
     }
     chosen = {c: c.findings(config.results, config.scale, config.figures) for c in CLAIMS}
     print_table(table_rows(config, chosen, seconds, failed))
+    if config.scale == "quick":
+        print("quick scale decides nothing about the paper: results/CLAIMS.md has what was found")
     sys.stdout.flush()  # whatever is wrong with the results of other figures
     judged = {claim: claim.findings(config.results, config.scale) for claim in CLAIMS}
     print(f"all figures: {index.write(config.results, config.scale, judged)}")
