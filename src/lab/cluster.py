@@ -134,7 +134,9 @@ def deal(
                 jobs += _submit(function, pairs[0][0], [i for _, i in pairs])
             if config.cluster == "print":
                 if there:
-                    print(f"in the queue: {len(there)} replicas; then run this command again")
+                    folder = left[0][0].partial.jobs
+                    said = f"in the queue: {len(there)} replicas; then run this command again"
+                    print(f"{said}; where none was submitted, remove {folder}")
                 return
             pause = min(1.2 * pause + 1, LONGEST)
     for run in {run.name: run for run, _ in waiting}.values():
@@ -148,7 +150,8 @@ def check_idle(run: Run) -> None:
     queued = _queued(names)
     if queued is None or queued:
         jobs = " and ".join(sorted(names))
-        raise ResultError(f"{run.path} is made by jobs: add --cluster again, or cancel {jobs}")
+        remedy = f"cancel {jobs}; where none was submitted, remove {run.partial.jobs}"
+        raise ResultError(f"{run.path} is made by jobs: add --cluster again, or {remedy}")
 
 
 def _queued(names: Collection[str]) -> set[Held] | None:

@@ -1,5 +1,6 @@
 """The first page of CLAIMS.md and the README's summary: figures, claims, what that amounts to."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from report import rules
@@ -31,8 +32,8 @@ SENTENCES = {
     "with lower β in autoencoders, and that goes with generalisation.",
     "little": "What is true but says little ({}): Theorem 2, whose printed bound never passes −1; "
     "Lemma 3's first-order terms; Lemma 4's bound; Propositions 3 and 4.",
-    "fails": "What fails, wholly or in part ({}): that the part of second order is small; that "
-    "wide networks' features freeze, and hold them back; that the contours of WᵀW adapt; "
+    "fails": "What does not hold, wholly or in part ({}): that the part of second order is small; "
+    "that wide networks' features freeze, and hold them back; that the contours of WᵀW adapt; "
     "exponential growth of the surrogate; the same pattern under Adam; that the gap of grokking "
     "networks widens again.",
     "open": "Not comparable, or not decided by this data ({}): BERT, whose weights could not be "
@@ -70,12 +71,6 @@ NAMED = {
         rules.grokking.grokking_gaps,
         rules.statements.theorem_4,
     ),
-}
-TALLY = {
-    "stands": "stand",
-    "little": "are true but say little",
-    "fails": "fail, wholly or in part",
-    "open": "are not comparable, or not decided",
 }
 
 
@@ -163,11 +158,16 @@ def summary(judged: Judged) -> str:
 
 
 def tally(judged: Judged) -> str:
-    """How many claims are in each group."""
-    groups = grouped(judged)
-    total = sum(len(numbers) for key, numbers in groups.items() if key != "ours")
-    counts = (f"{len(groups[key])} {words}" for key, words in TALLY.items())
-    return f"Of the paper's {total} claims {', '.join(counts)}."
+    """How many claims hold, in part or not at all, and how many say little or stay open."""
+    said = [claim.verdicts(flat(by_figure))[0] for claim, by_figure in judged.items()]
+    groups = Counter(map(group, said))
+    fails = [words.partition(", ")[0] for words in said if group(words) == "fails"]
+    in_part = sum(first.endswith("in part") for first in fails)
+    return (
+        f"Of the paper's {len(said) - groups['ours']} claims {groups['stands']} hold, "
+        f"{groups['little']} are true but say little, {in_part} hold in part, "
+        f"{len(fails) - in_part} do not hold, {groups['open']} are not comparable, or not decided."
+    )
 
 
 def grouped(judged: Judged) -> dict[str, list[int]]:

@@ -52,7 +52,7 @@ RECIPES = {
         "TL and surrogate, SGD",
         ("target_linearity",),
         "figure04_09_target_linearity",
-        "both rise, deeper layers higher",
+        "both rise, deeper layers higher; at the text's rate 0.005, not the code's 0.0005",
         {"optimizer": "sgd"},
     ),
     "5": Recipe(
