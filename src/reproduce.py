@@ -179,8 +179,11 @@ def table_rows(
         for claim in claims:
             findings = judged[claim][figure]
             verdicts = claim.verdicts(findings)
-            verdicts = ("failed", "failed") if figure in failed else verdicts
             measured = f"{counts(findings)}. {decided_by(findings)}"
+            if figure in failed:  # what was there before is judged even so
+                is_measured = any(f.outcome != "not measured" for f in findings)
+                verdicts = verdicts if is_measured else ("failed", "failed")
+                measured = f"failed, see above. {measured}"
             measured = ". ".join([measured, *diverged])
             rows.append((figure, claim.text, measured, *verdicts, f"{seconds[figure]:.0f}"))
         if not claims:

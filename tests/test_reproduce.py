@@ -12,6 +12,8 @@ import pytest
 import reproduce
 from lab import cli, program, results
 from report.recipes import RECIPES
+from report.rules import CLAIMS
+from report.verdicts import Finding
 from reproduce import Config
 
 
@@ -88,6 +90,18 @@ def test_a_figure_that_fails_is_told_and_the_others_are_made(monkeypatch, tmp_pa
     verdicts = dict(re.findall(r"^(\d+) .*?(failed|not run)", printed, re.MULTILINE))
     assert verdicts == {"1": "failed", "4": "failed", "8": "not run"}
     assert "figure 4: failed" in printed
+
+
+def test_what_was_there_before_a_failure_is_judged():
+    claim = next(claim for claim in CLAIMS if claim.figures == ("8",))
+    rows = [Finding("width 32", "falls", "1.0", "met")]
+    judged = {c: {figure: rows if c is claim else [] for figure in c.figures} for c in CLAIMS}
+    table = reproduce.table_rows(Config(figures=("8",)), judged, {"8": 1.0}, {"8"})
+    said = {row[1]: row[2:5] for row in table}
+    measured, *verdicts = said.pop(claim.text)
+    assert measured.startswith("failed, see above. 1 met")
+    assert verdicts == list(claim.verdicts(rows))
+    assert all(row[1:] == ("failed", "failed") for row in said.values())
 
 
 def test_a_damaged_result_of_another_figure_comes_after_the_table(monkeypatch, tmp_path, capsys):

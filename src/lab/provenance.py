@@ -28,7 +28,7 @@ def commit() -> str:
 
 
 def commit_of(place: Path) -> str:
-    """The commit of the tree of this module, with "-dirty" where files differ from it.
+    """The commit of the tree of this module, with "-dirty" where files differ or are new in src.
 
     "unknown" where the tree is no repository of its own, be it within another's.
     """
@@ -42,7 +42,11 @@ def commit_of(place: Path) -> str:
     try:
         below = git("rev-parse", "--show-prefix")  # the root of the repository
         git("ls-files", "--error-unmatch", str(place))
-        return "unknown" if below else git("describe", "--always", "--dirty", "--abbrev=12")
+        if below:
+            return "unknown"
+        described = git("describe", "--always", "--dirty", "--abbrev=12")
+        new = git("ls-files", "--others", "--exclude-standard", "src")
+        return f"{described.removesuffix('-dirty')}-dirty" if new else described
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

@@ -52,6 +52,11 @@ class TestCommit:
     def test_is_of_the_trees_own_repository(self, root):
         commit = make_repository(root, "src")
         assert self.said(root) == commit
+        (root / "src" / "experiment").mkdir(exist_ok=True)
+        (root / "src" / "experiment" / "mine.py").touch()
+        assert self.said(root) == f"{commit}-dirty"
+        (root / "src" / "experiment" / "mine.py").unlink()
+        assert self.said(root) == commit
         (root / "src" / "lab" / "provenance.py").write_text("edited")
         assert self.said(root) == f"{commit}-dirty"
 
