@@ -64,11 +64,12 @@ NAMED = {
         rules.weights.contours,
         rules.training.growth,
         rules.training.linearity_adam,
+        rules.grokking.grokking_gaps,
     ),
     "open": (
         rules.encoders.fine_tuning,
         rules.encoders.pre_training,
-        rules.grokking.grokking_gaps,
+        rules.grokking.grokking_rise,
         rules.statements.theorem_4,
     ),
 }
