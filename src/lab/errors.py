@@ -44,3 +44,8 @@ class Diverged(UserError):
         """With the usual message; where: the data and the replica."""
         message = f"{where}: training diverged in epoch {epoch}; lower the learning rate"
         return cls(message, epoch, arrays)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a library's message, or the name of the error where there is none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -27,7 +27,7 @@ from torch.func import functional_call, stack_module_state
 from torch.nn import functional
 
 from core.layers import PRODUCTS, Product
-from lab.errors import ConfigError
+from lab.errors import ConfigError, first_line
 
 CHUNK = 100  # samples whose patches are held at once
 
@@ -243,8 +243,7 @@ def _check(module: nn.Module, shape: Sequence[int], classes: int, name: str) -> 
         with _shown(weights | {part: layers[part] for part in hidden}) as call:
             logits = module.train()(x)
     except Exception as error:  # whatever a module may raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise refuse(f"it does not take images {tuple(x.shape)}: {reason}") from error
+        raise refuse(f"it does not take images {tuple(x.shape)}: {first_line(error)}") from error
     if not isinstance(logits, Tensor) or logits.shape != (len(x), classes):
         shown = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise refuse(f"its outputs must be {(len(x), classes)}, samples by classes, not {shown}")

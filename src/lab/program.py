@@ -26,7 +26,7 @@ from pathlib import Path
 from types import TracebackType
 
 from lab import context, files
-from lab.errors import UserError
+from lab.errors import UserError, first_line
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 RESUMES = "stopped; the same command goes on from the replicas that are done"
@@ -150,7 +150,7 @@ def explain(error: Exception) -> str | None:
     """One line for an error of the user's, of the file system or of memory; None for a defect."""
     if isinstance(error, UserError):
         return str(error)
-    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    first = first_line(error)
     if isinstance(error, MemoryError) or any(part in str(error).lower() for part in ALLOCATION):
         return f"not enough memory ({first}): lower --jobs, or what the run is asked for"
     if isinstance(error, OSError):

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from lab import files
-from lab.errors import DataError, ResultError
+from lab.errors import DataError, ResultError, first_line
 
 TORCHVISION = ("mnist", "svhn", "cifar10", "cifar100")
 KEYS = ("x_train", "y_train", "x_test", "y_test")
@@ -73,10 +73,9 @@ def read_torchvision(name: str, root: Path) -> dict[str, np.ndarray]:
         for folder in reversed(absent):  # torchvision makes its folders before it downloads
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
-            f"{name} is not in {root} and could not be downloaded ({reason}): put torchvision's "
-            "files there, or take digits, an .npz or a folder"
+            f"{name} is not in {root} and could not be downloaded ({first_line(error)}): put "
+            "torchvision's files there, or take digits, an .npz or a folder"
         ) from error
 
 
@@ -175,7 +174,7 @@ def _read_classes(train: Path, test: Path) -> dict[str, np.ndarray]:
     try:
         parts = [ImageFolder(str(part)) for part in (train, test)]
     except FileNotFoundError as error:
-        raise DataError(f"{train.parent}: {str(error).splitlines()[0]}") from error
+        raise DataError(f"{train.parent}: {first_line(error)}") from error
     classes = [part.classes for part in parts]
     if classes[0] != classes[1]:
         unlike = sorted(set(classes[0]) ^ set(classes[1]))[0]
@@ -233,8 +232,7 @@ def read_hugging_face(source: Path | str) -> dict[str, np.ndarray]:
         else:
             parts = datasets.load_dataset(str(source))
     except Exception as error:  # datasets and pyarrow raise nearly anything
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DataError(f"{source}: no data set that can be read ({reason})") from error
+        raise DataError(f"{source}: no data set that can be read ({first_line(error)})") from error
     splits = ["train", next((name for name in TEST if name in parts), "test")]
     if absent := [name for name in splits if name not in parts]:
         raise DataError(f"{source} has no split {absent[0]}: there are {', '.join(parts)}")

@@ -31,9 +31,9 @@ from transformers.utils import logging
 from transformers.utils.hub import is_offline_mode
 
 from lab import data
-from lab.errors import ConfigError, DataError
+from lab.errors import ConfigError, DataError, first_line
 from lab.replicas import generator
-from lab.text.tasks import Task, first_line
+from lab.text.tasks import Task
 
 IGNORED = -100  # label of a token that has none, as in torch's cross-entropy
 PROBE = [[2, 3, 4], [2, 3, 2]]  # rows of tokens that differ in the last

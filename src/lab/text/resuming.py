@@ -9,9 +9,8 @@ from safetensors import SafetensorError
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 from lab import checkpoints, files
-from lab.errors import ResultError
+from lab.errors import ResultError, first_line
 from lab.text import marked
-from lab.text.tasks import first_line
 
 FOR_RESUMING = ("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth")
 

@@ -24,7 +24,7 @@ from datasets.exceptions import DatasetGenerationError
 from pyarrow.parquet import read_schema
 
 from lab import provenance
-from lab.errors import ConfigError, DataError
+from lab.errors import ConfigError, DataError, first_line
 from lab.replicas import generator
 from lab.text import toy_language
 
@@ -200,11 +200,6 @@ def _check_files(folder: Path) -> None:
                 if names != first:
                     differ = f"{folder}: {Path(path).name} and {Path(where).name}"
                     raise DataError(f"{differ} name or number the classes of {column} differently")
-
-
-def first_line(error: Exception) -> str:
-    """The first line of a library's message, or the name of the error where there is none."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 _NEEDED = {  # kind of column -> what it holds
