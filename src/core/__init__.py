@@ -24,6 +24,12 @@ from .moments import FeatureMoments
 from .pictures import layer_measures, measure_by_epoch, use_style
 from .polar import polar_factor
 from .targets import NotFiniteError
+from .theories import (
+    THEORIES,
+    canonical_alignments,
+    class_separation,
+    regression_collapse,
+)
 from .virtual import (
     feature_learning_residual,
     gram_shift_cosine,
@@ -33,6 +39,7 @@ from .virtual import (
 )
 
 __all__ = [
+    "THEORIES",
     "CollapseReport",
     "FeatureMoments",
     "GramWhitening",
@@ -43,6 +50,8 @@ __all__ = [
     "Measurement",
     "NotFiniteError",
     "average_gradient_outer_product",
+    "canonical_alignments",
+    "class_separation",
     "collapse",
     "feature_learning_residual",
     "gram_agop_cosine",
@@ -55,6 +64,7 @@ __all__ = [
     "moments_surrogate",
     "polar_factor",
     "read_out",
+    "regression_collapse",
     "report",
     "response_cka",
     "ridge_linearity",

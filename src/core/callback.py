@@ -28,12 +28,17 @@ class MeasureEvery:
     """
 
     def __init__(
-        self, every: int, model: nn.Module, batches: Iterable[Any], **options: Any
+        self,
+        every: int,
+        model: nn.Module,
+        batches: Iterable[Any],
+        held_out: Iterable[Any] | None = None,
+        **options: Any,
     ) -> None:
         """Args:
             every: epochs from one measurement to the next.
             model: is measured as it is when called.
-            batches: as `measure` takes them, read anew each time.
+            batches: as `measure` takes them, read anew each time; as are those held out.
             options: see `Measurement`.
 
         Raises:
@@ -42,9 +47,10 @@ class MeasureEvery:
         if every < 1:
             raise ValueError(f"every must be 1 or more, not {every}")
         # not by iter(): a DataLoader draws from torch's generator then
-        if isinstance(batches, Iterator):
+        if isinstance(batches, Iterator) or isinstance(held_out, Iterator):
             raise ValueError("batches can be read only once: give a list or a DataLoader")
-        self.every, self.model, self.batches, self.options = every, model, batches, options
+        self.every, self.model, self.options = every, model, options
+        self.batches, self.held_out = batches, held_out
         self.tables: dict[int, LayerTable] = {}
         self._moment: Moment = {}
 
@@ -52,5 +58,7 @@ class MeasureEvery:
         if epoch % self.every == 0:
             measurement = Measurement(self.model, **self.options)
             measurement.run(self.batches)
+            if self.held_out is not None:
+                measurement.run(self.held_out, held_out=True)
             self.tables[epoch] = measurement.table(self._moment)
             self._moment = measurement.moment()

@@ -37,6 +37,8 @@ from .batch import scalar, summable, unit
 from .linearity import DIGITS, EPS, LostDigits, rounding, weight_rows
 from .moments import FeatureMoments
 
+MANY_CLASSES = 4096  # beyond them Neural Collapse, whose tables grow as their square, is left out
+
 
 @dataclass(frozen=True)
 class CollapseReport:
@@ -53,6 +55,15 @@ class CollapseReport:
     nc3: float | Tensor | None
     # TL with an intercept is at least this; 1 / (1 + κ K NC1) where rank Σ_B = K − 1
     tl_bound: float | Tensor
+
+
+def has_collapse(moments: FeatureMoments) -> bool:
+    """Whether Neural Collapse has a meaning: 2 to 4,096 classes, each with samples, that vary."""
+    if not moments.n or not moments.one_hot or not 1 < moments.c <= MANY_CLASSES:
+        return False
+    if moments.n == moments.c:  # one sample a class: nothing varies within it
+        return False
+    return bool((moments.target_mean > 0).all() & moments.scatter.isfinite().all())
 
 
 def class_means(moments: FeatureMoments) -> Tensor:

@@ -10,8 +10,9 @@ from .batch import summable
 from .calls import Call
 from .layer_sums import LayerSums
 from .moments import FeatureMoments
-from .reduction import NoRows, Reducer, Reduction
+from .reduction import LARGEST, NoRows, Reducer, Reduction
 from .targets import Targets
+from .theory_sums import TheorySums
 
 LAYERS = (
     nn.Linear,
@@ -51,6 +52,7 @@ class Collector:
         reduction: Reduction,
         projected: int,
         numbers: Iterator[int],
+        theories: frozenset[str] = frozenset(),
     ) -> None:
         """numbers: given to the layers of a model in the order of their first calls."""
         self.name, self.kind = name, type(layer).__name__
@@ -62,6 +64,8 @@ class Collector:
         self.refused = ""  # why it is left out, where that is known
         self.no_rows: dict[str, str] = {}  # side -> why it has no Target Linearity
         self.rows_seen: bool | None = None  # whether gradients showed that rows are the samples
+        self.theories = theories  # see theories.THEORIES
+        self.rows: Tensor | None = None  # of the inputs of the batch, where it was called once
         self._numbers = numbers
         self._reducers = {side: Reducer(name, reduction, projected) for side in SIDES}
 
@@ -71,7 +75,8 @@ class Collector:
     def keep(self, call: Call) -> None:
         weight = summable(call.product.weight(call.weight.detach()))
         if self.sums is None:
-            self.sums, self.first = LayerSums(weight), next(self._numbers)
+            self.sums = LayerSums(weight, theories=TheorySums(self.theories))
+            self.first = next(self._numbers)
         elif not _same(self.sums.weight, weight):
             self.refuse("the weight is another in another call")
         self.calls.append(call)
@@ -90,6 +95,11 @@ class Collector:
             "its forward calls none of torch's linear functions" if self.entered else "never called"
         )
 
+    @property
+    def is_wide(self) -> bool:
+        """Whether second moments of its rows are not kept."""
+        return max(self.sums.weight.shape[1:]) > LARGEST
+
     def judge_rows(self, reasons: Sequence[str | None]) -> None:
         """Take what `foreign_rows` says of the calls on a first batch."""
         self.rows_seen = None not in reasons
@@ -97,66 +107,107 @@ class Collector:
             for side in SIDES:
                 self.no_rows.setdefault(side, reason)
 
-    def add_gradients(self, call: Call, dz: Tensor, dw: Tensor) -> None:
-        """Add ∂L/∂Z and ∂L/∂W of a call."""
+    def add_gradients(self, call: Call, dz: Tensor, dw: Tensor, mask: Tensor | None) -> None:
+        """Add ∂L/∂Z and ∂L/∂W of a call; mask: see `Reducer.rows`."""
         product = call.product
-        self.sums.add_gradients(
-            product.inputs(call.inputs), product.outputs(dz), product.weight(dw)
-        )
+        h, dz, dw = product.inputs(call.inputs), product.outputs(dz), product.weight(dw)
+        self.sums.add_gradients(h, dz, dw)
+        if "crh" not in self.theories or self.is_wide:
+            return
+        rows = [h, product.outputs(call.outputs.detach()), dz]  # (g, N, ·)
+        if mask is not None and not product.kernel and mask.numel() == h.shape[1]:
+            rows = [values[:, mask.flatten().to(values.device)] for values in rows]
+        self.sums.theories.add_rows(*map(summable, rows))
 
-    def add_moments(
-        self, targets: Targets, mask: Tensor | None, predicted: Tensor | None, classes: int
-    ) -> None:
+    def add_moments(self, targets: Targets, mask: Tensor | None) -> None:
         """Add the moments of inputs and outputs with the targets.
 
         Args:
             targets: classes as columns.
             mask: see `Reducer.rows`.
-            predicted: classes (N,) as the network predicts them, one of `classes`.
         """
+        for side, *rows in self._rows(targets, mask):
+            self._update(side, self._moments(side, targets), rows)
+            if side == "inputs" and side not in self.no_rows and len(self.calls) == 1:
+                self.rows = rows[0]
+
+    def add_held_out(self, targets: Targets, mask: Tensor | None) -> None:
+        """The same of held-out samples, which are not fitted."""
+        held_out = self.sums.theories.held_out
+        for side, *rows in self._rows(targets, mask):
+            fitted = getattr(self.sums, side)
+            moments = held_out.setdefault(side, FeatureMoments(fitted.diagonal_targets))
+            self._update(side, moments, rows)
+
+    def add_next(self, following: "Collector") -> None:
+        """Add the moments with the inputs of the layer that is called next, where rows are one."""
+        rows = [layer.rows for layer in (self, following) if layer.rows is not None]
+        if len(rows) == 2 and len(rows[0]) == len(rows[1]):
+            self._update("inputs", self.sums.theories.successive, rows)
+
+    def add_predictions(self, targets: Targets, predicted: Tensor, classes: int) -> None:
+        """Keep inputs of the classifier; predicted: classes (N,), one of `classes`."""
+        if self.sums.weight.shape[:2] != (1, classes):
+            return
         for call in self.calls:
-            features = dict(zip(SIDES, map(summable, call.features()), strict=True))
-            for side, h in features.items():
-                try:
-                    rows = self._reducers[side].rows(h, targets, mask)
-                except NoRows as error:
-                    self.no_rows.setdefault(side, str(error))
-                    continue
-                try:
-                    self._moments(side, targets).update(*rows)
-                except ValueError as error:  # numbers of which there is no moment
-                    if side not in self.no_rows:
-                        self.no_rows[side] = str(error)
-                        self.sums.note(str(error))
-            inputs, counted = features["inputs"], targets.counted
-            is_classifier = self.sums.weight.shape[:2] == (1, classes)
-            if is_classifier and predicted is not None and inputs.shape[:-1] == counted.shape:
-                counted = counted.to(inputs.device)
+            inputs = summable(call.features()[0])
+            if inputs.shape[:-1] == targets.counted.shape:
+                counted = targets.counted.to(inputs.device)
                 self.sums.add_predictions(inputs[counted], predicted.to(counted.device)[counted])
 
-    def finish(self, places: Tensor, classes: int) -> LayerSums:
+    def finish(self, places: Tensor, held_out: Tensor, classes: int) -> LayerSums:
         """The sums over all batches.
 
         Args:
             places: of the columns among the classes that occur, in ascending order.
+            held_out: the same of the columns of held-out samples.
             classes: how many these are.
         """
+        theories = self.sums.theories
         for side in SIDES:
             moments = getattr(self.sums, side)
+            other = theories.held_out.get(side)
             if side in self.no_rows:  # in some of the calls
                 setattr(self.sums, side, FeatureMoments(moments.diagonal_targets))
-            elif moments.n and moments.one_hot:
-                moments.arrange(places[: moments.c].to(moments.scatter.device), classes)
+                other = other and FeatureMoments(moments.diagonal_targets)
+            if other is not None:
+                theories.held_out[side] = _arranged(other, held_out, classes)
+            _arranged(getattr(self.sums, side), places, classes)
+        if theories.successive.n != self.sums.inputs.n:  # not of all samples
+            theories.successive = FeatureMoments(True)
         reducers = self._reducers.values()
         self.sums.reduction_error = math.fsum(reducer.error for reducer in reducers)
         self.sums.reduced_samples = sum(reducer.reduced for reducer in reducers)
         return self.sums
+
+    def _rows(self, targets: Targets, mask: Tensor | None) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Of every call a side, rows of its features and their targets, where there are any."""
+        for call in self.calls:
+            for side, h in zip(SIDES, map(summable, call.features()), strict=True):
+                try:
+                    yield side, *self._reducers[side].rows(h, targets, mask)
+                except NoRows as error:
+                    self.no_rows.setdefault(side, str(error))
+
+    def _update(self, side: str, moments: FeatureMoments, rows: Sequence[Tensor]) -> None:
+        try:
+            moments.update(*rows)
+        except ValueError as error:  # numbers of which there is no moment
+            if side not in self.no_rows:
+                self.no_rows[side] = str(error)
+                self.sums.note(str(error))
 
     def _moments(self, side: str, targets: Targets) -> FeatureMoments:
         moments = getattr(self.sums, side)
         if not moments.n and not targets.are_classes and targets.values.shape[1] > WIDE:
             moments.diagonal_targets = True
         return moments
+
+
+def _arranged(moments: FeatureMoments, places: Tensor, classes: int) -> FeatureMoments:
+    if moments.n and moments.one_hot:
+        moments.arrange(places[: moments.c].to(moments.scatter.device), classes)
+    return moments
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

@@ -12,15 +12,15 @@ from torch import Tensor
 
 from .agop import gram_agop_cosine
 from .batch import ratio, summable, unit
-from .collapse import class_means, collapse, nearest_mean_disagreement
+from .collapse import class_means, collapse, has_collapse, nearest_mean_disagreement
 from .fact import fact_cosine, fact_error
 from .gram import effective_rank, weight_gram
 from .layer_table import LayerRow
 from .linearity import LostDigits, linear_cka, moments_surrogate, report
 from .moments import FeatureMoments
+from .theory_sums import TheorySums
 from .virtual import feature_learning_residual, gram_shift_cosine
 
-MANY_CLASSES = 4096  # beyond them Neural Collapse, whose tables grow as their square, is left out
 # entries of a classifier's inputs that are kept for NC4: 48 MiB in float32
 MOST_KEPT = 12 << 20
 
@@ -42,6 +42,7 @@ class LayerSums:
     distributed: bool = False  # whether the sums are those of all processes
     before: tuple[Tensor, Tensor] | None = None  # W and Σ ∂L/∂W at an earlier moment
     decay: float | None = None  # λ of the decay that is part of the summed loss
+    theories: TheorySums = field(default_factory=TheorySums)
     problems: list[str] = field(default_factory=list)  # why measures are nan or inexact
 
     def add_gradients(self, h: Tensor, dz: Tensor, dw: Tensor) -> None:
@@ -100,6 +101,7 @@ class LayerSums:
         self.distributed = True
         self.inputs.all_reduce()
         self.outputs.all_reduce()
+        self.theories.all_reduce(self.weight)
         g, m, d = self.weight.shape
         zeros = {"dtype": torch.float64, "device": self.weight.device}
         for name, shape in (("weight_gradient", (g, m, d)), ("output_outer", (g, m, m))):
@@ -119,6 +121,9 @@ class LayerSums:
 
     def row(self, name: str, kind: str) -> LayerRow:
         """Every measure of the layer; nan where one has no meaning; `problems` says why."""
+        theories, problems = self.theories.columns(self.weight, self.inputs, self.outputs)
+        for problem in problems:
+            self.note(problem)
         return LayerRow(
             name=name,
             kind=kind,
@@ -130,6 +135,7 @@ class LayerSums:
             **self._weights(),
             **self._linearity(),
             **self._collapse(),
+            **theories,
         )
 
     def _weights(self) -> dict[str, float]:
@@ -151,8 +157,9 @@ class LayerSums:
             gradient = None if gradient is None else basis.mT @ gradient
         if gradient is not None:
             values["cosine_vc"] = gram_shift_cosine(weight, gradient, blocks=True)
-            if self.decay is not None:
+            if self.decay is not None or "fact" in self.theories.names:
                 values["fact"] = fact_cosine(weight, gradient, blocks=True)
+            if self.decay is not None:
                 values["fact_error"] = fact_error(weight, gradient, self.decay, blocks=True)
         singular = torch.linalg.svdvals(weight)  # (g, min(m, d))
         values["condition"] = float(singular.max() / singular.min())
@@ -183,11 +190,7 @@ class LayerSums:
     def _collapse(self) -> dict[str, float]:
         values = dict.fromkeys(("nc1", "nc2_norm", "nc2_angle", "nc3", "nc4"), math.nan)
         moments = self.inputs
-        if not moments.n or not moments.one_hot or not 1 < moments.c <= MANY_CLASSES:
-            return values
-        if moments.n == moments.c:  # one sample a class: nothing varies within it
-            return values
-        if not bool((moments.target_mean > 0).all() & moments.scatter.isfinite().all()):
+        if not has_collapse(moments):
             return values
         is_classifier = self.weight.shape == (1, moments.c, moments.d)
         with self._noted():

@@ -44,6 +44,26 @@ class LayerRow:
     nc4: float  # of up to 12 · 2²⁰ numbers of inputs, which are kept
     # mean over samples of |‖reduced‖² / ‖features‖² − 1|; 0 for whole features
     reduction_error: float
+    # of `held_out`: TL of read-outs fitted on the batches, 1 at best and without a lower bound
+    tl_held_out_in: float = math.nan
+    tl_held_out_out: float = math.nan
+    # of `theories`, see theories.py. "crh": cosines of representations, weights and gradients
+    rwa_in: float = math.nan  # HᵀH and WᵀW
+    gwa_in: float = math.nan  # AᵀA and WᵀW
+    rga_in: float = math.nan  # HᵀH and AᵀA
+    rwa_out: float = math.nan  # ZᵀZ and WWᵀ
+    gwa_out: float = math.nan  # (∂L/∂Z)ᵀ ∂L/∂Z and WWᵀ
+    rga_out: float = math.nan  # ZᵀZ and (∂L/∂Z)ᵀ ∂L/∂Z
+    separation_in: float = math.nan  # "separation": tr(Σ_W Σ_B⁺)
+    separation_out: float = math.nan
+    compression_in: float = math.nan  # "compression": tr Σ_W / tr Σ_B
+    compression_out: float = math.nan
+    discrimination_in: float = math.nan  # and 1 − the largest cosine of two class means
+    discrimination_out: float = math.nan
+    nrc1: float = math.nan  # "regression": of inputs; NRC2 is cka_in, NRC4 is 1 − tl_in
+    nrc3: float = math.nan
+    # "linearity": R² of the linear map from the inputs to those of the layer that is called next
+    linearity: float = math.nan
 
 
 class LayerTable(list[LayerRow]):
@@ -55,7 +75,9 @@ class LayerTable(list[LayerRow]):
 
     SHOWN = ("d", "n", "tl_in", "chance_in", "adjusted_in", "tl_out", "chance_out", "adjusted_out")
     SHOWN += ("cosine_vc", "cosine_step", "cosine_agop", "fact", "fact_error", "nc1")
-    SHOWN += ("effective_rank", "residual")
+    SHOWN += ("effective_rank", "residual", "tl_held_out_in", "tl_held_out_out", "linearity")
+    SHOWN += ("rwa_in", "gwa_in", "rga_in", "rwa_out", "gwa_out", "rga_out", "nrc1", "nrc3")
+    SHOWN += ("separation_in", "compression_in", "discrimination_in")
 
     def __init__(
         self, rows: Iterable[LayerRow] = (), notes: Mapping[str, Sequence[str]] | None = None

@@ -33,16 +33,22 @@ from .layer_sums import MOST_KEPT
 from .layer_table import LayerTable
 from .placement import check_kind, execution_device
 from .reading import Batch, bare, prediction, read_batch, shifts_labels, token_labels, with_decoder
-from .reduction import Reduction, check
+from .reduction import LARGEST, Reduction, check
 from .rows import foreign_rows
 from .targets import IGNORED, Classes, Targets, align
+from .theories import check_theories
 from .untouched import own_precision, unread, untouched
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Moment = Mapping[str, tuple[Tensor, Tensor]]  # by layer: W and Σ ∂L/∂W (g, m, d)
 
 
-def measure(model: nn.Module, batches: Iterable[Any], **options: Any) -> LayerTable:
+def measure(
+    model: nn.Module,
+    batches: Iterable[Any],
+    held_out: Iterable[Any] | None = None,
+    **options: Any,
+) -> LayerTable:
     """Measure every linear layer and convolution of a model that is called, in one pass.
 
     Linear, Conv1d to Conv3d, their transposed kinds, and transformers' Conv1D; by the weight that
@@ -61,8 +67,10 @@ def measure(model: nn.Module, batches: Iterable[Any], **options: Any) -> LayerTa
             mapping, or several inputs. Forms of y: see `targets.align`; −100 where a class is to be
             ignored. Labels of tokens are read as transformers' models mean them: those of padding
             are ignored, and those of causal language models are of the next token.
-        options: loss, output, names, reduction, projected, gradients_of_outputs, decay and
-            all_reduce, see `Measurement`.
+        held_out: batches of other samples, for which a second pass is made: Target Linearity of
+            the read-outs that are fitted on the first ones.
+        options: loss, output, names, reduction, projected, gradients_of_outputs, decay, theories
+            and all_reduce, see `Measurement`.
 
     Returns:
         a row a layer, see `LayerRow`. Rows of features stand beside targets where gradients show,
@@ -71,8 +79,8 @@ def measure(model: nn.Module, batches: Iterable[Any], **options: Any) -> LayerTa
 
     Raises:
         ValueError: no layers, no batches, batches or outputs that cannot be read, features that
-            `reduction` does not take, a decay that is no positive number, or a model of a kind that
-            is refused.
+            `reduction` does not take, a decay that is no positive number, a theory of another
+            name, a class that held-out samples alone have, or a model of a kind that is refused.
 
     Warns:
         RuntimeWarning: weights, features or targets of which measures are nan or may be off by
@@ -80,11 +88,13 @@ def measure(model: nn.Module, batches: Iterable[Any], **options: Any) -> LayerTa
     """
     measurement = Measurement(model, **options)
     measurement.run(batches)
+    if held_out is not None:
+        measurement.run(held_out, held_out=True)
     return measurement.table()
 
 
 class Measurement:
-    """What `measure` does, in two steps: `run` adds batches, `table` makes the rows, once.
+    """What `measure` does, in steps: `run` adds batches, `table` makes the rows, once.
 
     Args:
         model: as `measure` takes it.
@@ -103,6 +113,7 @@ class Measurement:
         decay: λ of weight decay that is part of the loss, L + λ‖W‖²/2, for FACT; L is summed over
             samples, so λ is N times the optimizer's weight_decay where that trains by the mean. Of
             a weight that is tied or parametrised a row has not all that the decay is balanced by.
+        theories: names of `theories.THEORIES`, whose columns are made too; see `LayerRow`.
         all_reduce: merge with the other processes of torch.distributed, each given one or more
             batches of its own.
     """
@@ -118,18 +129,19 @@ class Measurement:
         projected: int = 2048,
         gradients_of_outputs: bool = True,
         decay: float | None = None,
+        theories: Sequence[str] = (),
         all_reduce: bool = False,
     ) -> None:
         check(reduction)
         check_kind(bare(model))
         if decay is not None:
             check_decay(decay)
-        self.decay = decay
+        self.decay, self.theories = decay, check_theories(theories)
         self.model, self.loss, self.output, self.names = bare(model), loss, output, names
         self.gradients_of_outputs, self.all_reduce = gradients_of_outputs, all_reduce
         numbers = itertools.count()
         self.collectors = {
-            module: Collector(name, module, reduction, projected, numbers)
+            module: Collector(name, module, reduction, projected, numbers, self.theories)
             for name, module in self.model.named_modules()
             if is_layer(module) and re.search(names, name)
         }
@@ -137,41 +149,46 @@ class Measurement:
             raise ValueError(
                 f"the model has no linear layer or convolution whose name matches {names!r}"
             )
-        self.classes = Classes()
+        self.classes, self.held_out_classes = Classes(), Classes()
         self.shifts: bool | None = None  # whether the model moves labels to the token before
         self.not_asked = ""  # why that is not known
 
-    def run(self, batches: Iterable[Any]) -> None:
-        """Add batches."""
+    def run(self, batches: Iterable[Any], held_out: bool = False) -> None:
+        """Add batches, or after them batches of held-out samples."""
         device = execution_device(self.model)
         with (
             untouched(self.model),
             unread(batches),
             recorded(self.collectors) as recorder,
             own_precision(device) as callers_precision,
+            torch.set_grad_enabled(not held_out),
         ):
             for batch in batches:
                 read = with_decoder(self.model, read_batch(batch, device))
                 with callers_precision():
                     outputs = prediction(self.model(*read.args, **read.kwargs), self.output)
-                    loss = None if self.loss is None else self.loss(outputs, read.y)
+                    own = self.loss is not None and not held_out
+                    loss = self.loss(outputs, read.y) if own else None
                 with recorder.paused():
-                    self._add(read, outputs, loss)
+                    self._add(read, outputs, loss, held_out)
 
     def table(self, before: Moment | None = None) -> LayerTable:
         """A row a layer; before: `moment` of an earlier measurement, for the rows' cosine_step."""
         layers = [layer for layer in self.collectors.values() if layer.sums and not layer.refused]
         layers.sort(key=lambda layer: layer.first)
-        classes = self.classes.seen.unique()
+        classes, others = self.classes.seen.unique(), self.held_out_classes.seen.unique()
         if self.all_reduce:
             layers, classes = _agree(layers, classes)
+        if absent := sorted(set(others.tolist()) - set(classes.tolist())):
+            raise ValueError(f"held_out has class {absent[0]}, of which the batches have no sample")
         notes = _grouped(self._left_out())
         if not layers:
             reason, names = next(iter(notes.items()), ("no batches", self.names))
             raise ValueError(f"nothing was measured: {reason}: {', '.join(names)}")
         rows = []
         for layer in layers:
-            sums = layer.finish(self.classes.places(classes), len(classes))
+            places = [each.places(classes) for each in (self.classes, self.held_out_classes)]
+            sums = layer.finish(*places, len(classes))
             sums.before, sums.decay = (before or {}).get(layer.name), self.decay
             if self.all_reduce:
                 sums.all_reduce()
@@ -190,9 +207,23 @@ class Measurement:
             if layer.sums.weight_gradient is not None
         }
 
-    def _add(self, batch: Batch, outputs: Tensor, loss: Tensor | None) -> None:
+    def _add(self, batch: Batch, outputs: Tensor, loss: Tensor | None, held_out: bool) -> None:
         """Add what the layers were called with, and their gradients."""
         layers = [layer for layer in self.collectors.values() if layer.calls]
+        batch, outputs, targets = self._aligned(batch, outputs)
+        if bool(targets.counted.any()):
+            if held_out:
+                columns = self.held_out_classes.columns(targets)
+                for layer in layers:
+                    layer.add_held_out(columns, batch.mask)
+            else:
+                loss = default_loss(outputs, targets) if loss is None else loss
+                self._add_fitted(layers, batch, outputs, targets, loss)
+        for layer in layers:
+            layer.calls, layer.rows = [], None
+
+    def _aligned(self, batch: Batch, outputs: Tensor) -> tuple[Batch, Tensor, Targets]:
+        """Outputs and targets of one form, labels of tokens where the model has them."""
         is_token = batch.is_whole and outputs.ndim == 3
         if is_token and batch.y.ndim == 2 and not batch.y.is_floating_point():
             if self.shifts is None and bool((batch.y != IGNORED).any()):
@@ -201,20 +232,32 @@ class Measurement:
                 self.shifts, self.not_asked = asked
             batch = replace(batch, y=token_labels(batch, bool(self.shifts)))
         last = is_token or self.output is not None
-        outputs, targets = align(outputs, batch.y, classes_last=last, exact=self.loss is None)
-        if bool(targets.counted.any()):
-            _add_gradients(layers, default_loss(outputs, targets) if loss is None else loss)
-            _judge_rows(layers, outputs, batch.has_decoder and outputs.ndim == 3)
-            per_sample = outputs.ndim == 2 and targets.counted.ndim == 1
-            if per_sample and self.gradients_of_outputs:
+        return batch, *align(outputs, batch.y, classes_last=last, exact=self.loss is None)
+
+    def _add_fitted(
+        self,
+        layers: Sequence[Collector],
+        batch: Batch,
+        outputs: Tensor,
+        targets: Targets,
+        loss: Tensor,
+    ) -> None:
+        _add_gradients(layers, loss, batch.mask)
+        _judge_rows(layers, outputs, batch.has_decoder and outputs.ndim == 3)
+        columns, predicted = self.classes.columns(targets), None
+        if outputs.ndim == 2 and targets.counted.ndim == 1:  # an output a sample
+            if self.gradients_of_outputs:
                 _add_output_gradients(layers, outputs[targets.counted])
-            is_classified = per_sample and targets.are_classes
-            predicted = outputs.detach().argmax(-1) if is_classified else None
-            columns = self.classes.columns(targets)
-            for layer in layers:
-                layer.add_moments(columns, batch.mask, predicted, outputs.shape[-1])
+            if targets.are_classes:
+                predicted = outputs.detach().argmax(-1)
         for layer in layers:
-            layer.calls = []
+            layer.add_moments(columns, batch.mask)
+            if predicted is not None:
+                layer.add_predictions(columns, predicted, outputs.shape[-1])
+        if "linearity" in self.theories:
+            layers = sorted(layers, key=lambda layer: layer.first)
+            for layer, following in itertools.pairwise(layers):
+                layer.add_next(following)
 
     def _left_out(self) -> Iterator[tuple[str, str]]:
         """Reasons, and the layers or parameters that are left out of the table or of a measure."""
@@ -236,6 +279,8 @@ class Measurement:
                 yield "measured by the product with its weight, but it returns another", layer.name
             if layer.sums.predictions is None:
                 yield f"no NC4, more than {MOST_KEPT:,} numbers of inputs", layer.name
+            if "crh" in self.theories and layer.is_wide:
+                yield f"no alignments, more than {LARGEST:,} dimensions", layer.name
             if layer.sums.weight_gradient is None:
                 yield "no gradients, the loss does not reach them", layer.name
 
@@ -249,7 +294,7 @@ def default_loss(outputs: Tensor, targets: Targets) -> Tensor:
     return functional.cross_entropy(logits, labels, reduction="sum", ignore_index=IGNORED)
 
 
-def _add_gradients(layers: Sequence[Collector], loss: Tensor) -> None:
+def _add_gradients(layers: Sequence[Collector], loss: Tensor, mask: Tensor | None) -> None:
     """Add the gradients of a batch's loss to the layers that it called."""
     calls = _in_graph(layers)
     if not isinstance(loss, Tensor) or loss.ndim:
@@ -271,7 +316,7 @@ def _add_gradients(layers: Sequence[Collector], loss: Tensor) -> None:
     half = len(calls)
     for (layer, call), dz, dw in zip(calls, gradients[:half], gradients[half:], strict=True):
         if dz is not None:
-            layer.add_gradients(call, dz, dw)
+            layer.add_gradients(call, dz, dw, mask)
 
 
 def _judge_rows(layers: Sequence[Collector], outputs: Tensor, causal: bool) -> None:

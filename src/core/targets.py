@@ -54,7 +54,7 @@ class Classes:
 
     def places(self, classes: Tensor) -> Tensor:
         """The place of each column among ascending classes (c,)."""
-        return torch.searchsorted(classes, self.seen)
+        return torch.searchsorted(classes, self.seen.to(classes.device))
 
 
 def dense(values: Any, what: str = "targets") -> Tensor:

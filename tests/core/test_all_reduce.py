@@ -12,6 +12,7 @@ from cases import draw, gather
 from core.layer_sums import LayerSums
 from core.measure import measure
 from core.moments import SUMS, FeatureMoments
+from core.theories import THEORIES
 from oracles import difference
 
 pytestmark = pytest.mark.slow
@@ -82,7 +83,9 @@ def table(rank: int | None) -> list[dict[str, object]]:
     x, y = draw(160, 6), torch.cat([3 - torch.arange(13) % 3, torch.arange(147) % 4])
     rows = {None: slice(160), 0: slice(13), 1: slice(13, None)}[rank]
     batches = list(zip(x[rows].split(17), y[rows].split(17), strict=True))
-    return [vars(row) for row in measure(model, batches, all_reduce=rank is not None)]
+    others = [(x[rows] + draw(6), y[rows])]
+    options = {"theories": THEORIES, "all_reduce": rank is not None}
+    return [vars(row) for row in measure(model, batches, others, **options)]
 
 
 def idle_process(rank: int) -> str:

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -44,21 +44,32 @@ def words(*shape: int) -> Tensor:
     return torch.randint(1, WORDS, shape, generator=torch.Generator().manual_seed(2))
 
 
-def seen(model: nn.Module, batch: Any, loss: Loss) -> dict[nn.Module, tuple[Tensor, Tensor]]:
-    """Each module's first input, and the gradient of its weight, without `measure`."""
-    inputs: dict[nn.Module, Tensor] = {}
+class Seen(NamedTuple):
+    """What hooks see of a layer, without `measure`."""
 
-    def keep(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        inputs.setdefault(module, args[0].detach().clone())
+    h: Tensor  # its input
+    gradient: Tensor  # of its weight
+    z: Tensor  # its output, with its gradient
+
+
+def seen(model: nn.Module, batch: Any, loss: Loss) -> dict[nn.Module, Seen]:
+    """Of each module that is called, once."""
+    inputs: dict[nn.Module, Tensor] = {}
+    outputs: dict[nn.Module, Tensor] = {}
+
+    def keep(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        output.retain_grad()
+        inputs[module], outputs[module] = args[0].detach().clone(), output
+        return output.clone()  # what follows may work in place
 
     kinds = nn.Linear | nn.Conv2d | nn.ConvTranspose2d | Conv1D
     layers = [module for module in model.modules() if isinstance(module, kinds)]
-    handles = [layer.register_forward_pre_hook(keep) for layer in layers]
+    handles = [layer.register_forward_hook(keep) for layer in layers]
     model.eval()
     loss(model(**batch) if isinstance(batch, Mapping) else model(batch)).backward()
     for handle in handles:
         handle.remove()
-    truth = {module: (h, module.weight.grad.clone()) for module, h in inputs.items()}
+    truth = {m: Seen(h, m.weight.grad.clone(), outputs[m]) for m, h in inputs.items()}
     model.zero_grad()
     return truth
 
@@ -69,6 +80,24 @@ def cosine_vc(module: nn.Module, gradient: Tensor) -> float:
     rows, dw = ((t.mT if isinstance(module, Conv1D) else t.flatten(1)) for t in (w, gradient))
     x = rows.mT @ dw
     return cosine(rows.mT @ rows, -(x + x.mT))
+
+
+def alignments(module: nn.Module, layer: Seen) -> dict[str, float]:
+    """The six of the Canonical Representation Hypothesis, from rows of a layer without groups."""
+    w, h, z, dz = module.weight.detach(), layer.h, layer.z.detach(), layer.z.grad
+    if isinstance(module, nn.Conv2d):
+        how = {key: getattr(module, key) for key in ("dilation", "padding", "stride")}
+        h = functional.unfold(h, module.kernel_size, **how).mT
+        z, dz = z.movedim(1, -1), dz.movedim(1, -1)
+    w = w.mT if isinstance(module, Conv1D) else w.flatten(1)
+    h, z, dz = (rows.flatten(0, -2) for rows in (h, z, dz))
+    sides = {"in": (h, w, dz @ w), "out": (z, w.mT, dz)}
+    cosines = {}
+    for side, rows in sides.items():
+        r, gram, g = (matrix.mT @ matrix for matrix in rows)
+        pairs = {"rwa": (r, gram), "gwa": (g, gram), "rga": (r, g)}
+        cosines |= {f"{name}_{side}": cosine(*pair) for name, pair in pairs.items()}
+    return cosines
 
 
 def check(
@@ -84,10 +113,12 @@ def check(
         module = modules[row.name]
         is_plain = not isinstance(module, nn.ConvTranspose2d) and getattr(module, "groups", 1) == 1
         if is_plain and row.name != tied:
-            expected = cosine_vc(module, truth[module][1])
-            # a cosine; T5 takes its softmax in float32
-            assert row.cosine_vc == pytest.approx(expected, rel=1e-6, abs=1e-6), row.name
-    return {row.name: truth[modules[row.name]][0] for row in table}
+            expected = {"cosine_vc": cosine_vc(module, truth[module].gradient)}
+            expected |= alignments(module, truth[module])
+            found = {name: getattr(row, name) for name in expected}
+            # cosines; T5 takes its softmax in float32
+            assert found == pytest.approx(expected, rel=1e-6, abs=1e-6), row.name
+    return {row.name: truth[modules[row.name]].h for row in table}
 
 
 class Images:
@@ -99,7 +130,7 @@ class Images:
         self.x, self.y = draw(self.N, 3, size, size), torch.arange(self.N) % CLASSES
         model, half = model.double(), self.N // 2
         batches = [(self.x[:half], self.y[:half]), (self.x[half:], self.y[half:])]
-        self.table = measure(model, batches, names=names, reduction="pool")
+        self.table = measure(model, batches, names=names, reduction="pool", theories=["crh"])
         self.inputs = check(model, self.table, self.x, self.loss, names)
         self.rows = {row.name: row for row in self.table}
 
@@ -167,7 +198,7 @@ class TestImages:
     def test_unet_with_skips_that_is_asked_pixel_by_pixel(self) -> None:
         model, x = UNet().double(), draw(6, 3, 8, 8)
         y = (x.sum(1) * 2).long().abs() % CLASSES
-        table = measure(model, [(x[:4], y[:4]), (x[4:], y[4:])])
+        table = measure(model, [(x[:4], y[:4]), (x[4:], y[4:])], theories=["crh"])
         rows = {row.name: row for row in table}
         inputs = check(model, table, x, lambda logits: functional.cross_entropy(logits, y))
         pixels = inputs["head"].movedim(1, -1).flatten(0, 2)
@@ -198,7 +229,7 @@ def language_model(
     model.double()
     n = len(batch["input_ids"]) // 2
     halves = [{k: v[:n] for k, v in batch.items()}, {k: v[n:] for k, v in batch.items()}]
-    table = measure(model, halves)
+    table = measure(model, halves, theories=["crh"])
     return table, check(model, table, batch, lambda outputs: outputs.loss, tied=tied)
 
 
@@ -305,7 +336,7 @@ class Reader(nn.Module):
 
 def test_of_an_lstm_the_head_is_measured_and_the_rest_named() -> None:
     model, ids, y = Reader().double(), words(20, 5), torch.arange(20) % CLASSES
-    table = measure(model, [(ids, y)])
+    table = measure(model, [(ids, y)], theories=["crh"])
     check(model, table, ids, lambda logits: functional.cross_entropy(logits, y))
     weights = ["embed.weight", "lstm.weight_ih_l0", "lstm.weight_hh_l0"]
     assert table.notes == {"left out, parameters of no linear layer or convolution": weights}

@@ -16,6 +16,7 @@ from core.collapse import class_means, nearest_mean_disagreement
 from core.gram import GramWhitening, cosine, effective_rank
 from core.linearity import target_linearity
 from core.measure import measure
+from core.theories import THEORIES
 from core.virtual import feature_learning_residual, gram_shift_cosine, virtual_covariance_shift
 from simulated_gpu import Resident, SimulatedGPU, move
 
@@ -83,11 +84,12 @@ def test_every_measure_of_a_model(targets: object, monkeypatch: pytest.MonkeyPat
         cpu = torch.tensor(targets)
     else:
         cpu = targets
-    here = measure(network(), [(X, cpu)])
+    here = measure(network(), [(X, cpu)], [(X.flip(0), cpu)], theories=THEORIES)
     monkeypatch.setattr(calls, "Tensor", Resident)  # what a layer's weight is there
     monkeypatch.setattr(torch.random, "fork_rng", lambda _: nullcontext())  # of no real GPU
     with WithoutFloat64():
-        there = measure(move(network(), "cuda"), [(X.to("cuda"), targets)])
+        batches, others = [(X.to("cuda"), targets)], [(X.flip(0).to("cuda"), targets)]
+        there = measure(move(network(), "cuda"), batches, others, theories=THEORIES)
     for row, other in zip(here, there, strict=True):
         for name, value in dataclasses.asdict(row).items():
             if isinstance(value, float) and name != "residual":
