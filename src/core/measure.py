@@ -80,7 +80,7 @@ def measure(
     Raises:
         ValueError: no layers, no batches, batches or outputs that cannot be read, features that
             `reduction` does not take, a decay that is no positive number, a theory of another
-            name, a class that held-out samples alone have, or a model of a kind that is refused.
+            name, or a model of a kind that is refused.
 
     Warns:
         RuntimeWarning: weights, features or targets of which measures are nan or may be off by
@@ -179,12 +179,15 @@ class Measurement:
         classes, others = self.classes.seen.unique(), self.held_out_classes.seen.unique()
         if self.all_reduce:
             layers, classes = _agree(layers, classes)
-        if absent := sorted(set(others.tolist()) - set(classes.tolist())):
-            raise ValueError(f"held_out has class {absent[0]}, of which the batches have no sample")
         notes = _grouped(self._left_out())
         if not layers:
             reason, names = next(iter(notes.items()), ("no batches", self.names))
             raise ValueError(f"nothing was measured: {reason}: {', '.join(names)}")
+        if absent := sorted(set(others.tolist()) - set(classes.tolist())):
+            reason = f"no held-out Target Linearity, class {absent[0]} is not among the batches'"
+            notes[reason] = [layer.name for layer in layers]
+            for layer in layers:
+                layer.sums.theories.held_out = {}
         rows = []
         for layer in layers:
             places = [each.places(classes) for each in (self.classes, self.held_out_classes)]

@@ -154,8 +154,9 @@ def titles_table(judged: Judged) -> str:
 
 
 def summary(judged: Judged) -> str:
-    """Markdown: how many claims are in each group, and what that amounts to."""
-    return " ".join([tally(judged), *sentences(judged)]) + "\n"
+    """Markdown: how many of the paper's claims are in each group, and what that amounts to."""
+    papers = {c: rows for c, rows in judged.items() if c.verdicts(flat(rows))[0] != NONE}
+    return " ".join([tally(judged), *sentences(papers)]) + "\n"
 
 
 def tally(judged: Judged) -> str:

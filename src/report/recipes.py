@@ -104,8 +104,7 @@ RECIPES = {
         "random labels",
         ("random_label",),
         "figure12_random_labels",
-        "TL lower as more labels are random; against the true labels its order by depth turns "
-        "around",
+        "TL lower as more labels are random; against the true ones its order by depth turns",
     ),
     "13": Recipe(
         "grokking",
@@ -144,8 +143,7 @@ RECIPES = {
         "the paper's theorems, lemmas and propositions (ours)",
         ("statements",),
         "statements",
-        "pages of three panels: Theorem 1 with slope one, bounds beside what they bound, Lemma 3's "
-        "error by depth, the premises of Theorem 4",
+        "Theorem 1 with slope one, bounds beside what they bound, Lemma 3's error by depth",
         reads=("vae_target_linearity",),
         picture="statements",
     ),
@@ -153,9 +151,15 @@ RECIPES = {
         "FACT: Equation 1 under weight decay (ours)",
         ("weight_decay",),
         "decay",
-        "an error of FACT that falls as training comes to rest, wherever the decay is part of the "
-        "loss; AdamW's stays",
+        "an error of FACT that falls as training comes to rest; AdamW's stays",
         picture="weight_decay",
+    ),
+    "theories": Recipe(
+        "what other theories expect of the same networks (ours)",
+        ("theories",),
+        "theories",
+        "cosines with WᵀW, theory by layer; laws of depth on a log axis",
+        picture="theories",
     ),
     "formulas": Recipe(
         "the published formulas beside the exact ones (ours)",

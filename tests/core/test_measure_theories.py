@@ -112,9 +112,11 @@ def test_held_out_samples_of_some_classes_in_another_order() -> None:
     assert last.tl_held_out_in == pytest.approx(expected, rel=1e-9)
 
 
-def test_a_class_that_held_out_samples_alone_have_is_an_error() -> None:
-    with pytest.raises(ValueError, match="held_out has class 3"):
-        measure(model(), batched(X[Y < 3], Y[Y < 3]), [(OTHER, OTHER_Y)])
+def test_a_class_that_held_out_samples_alone_have_is_named() -> None:
+    table = measure(model(), batched(X[Y < 3], Y[Y < 3]), [(OTHER, OTHER_Y)])
+    reason = "no held-out Target Linearity, class 3 is not among the batches'"
+    assert table.notes == {reason: ["0", "3", "5"]}
+    assert all(math.isnan(row.tl_held_out_in) and 0 < row.tl_in <= 1 for row in table)
 
 
 def test_held_out_samples_of_real_targets() -> None:

@@ -15,6 +15,7 @@ from report.rules import (
     models,
     propositions,
     statements,
+    theories,
     training,
     weights,
     whitening,
@@ -66,6 +67,9 @@ CLAIMS: tuple[Claim, ...] = (
     lemmas.signs,
     decay.fact,
     architectures.depth,
+    theories.nearest,
+    theories.laws,
+    theories.beyond_probe,
 )
 
 

@@ -1,0 +1,109 @@
+"""What theories of feature learning expect of the same networks, side by side."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiment import theories
+from lab.results import Result
+from report import plot
+from report.rules.theories import LAWS, RELATIONS, by_depth, named, of_images
+
+COLUMNS = 4
+# of the matrix, array -> row; the first four are those of the claim
+ROWS = RELATIONS | {"gwa_in": "AᵀA", "shift": "VCS now"}
+ABOUT = (
+    "ΣVCS: the Virtual Covariance Shift (this paper), to first order, summed over every "
+    "{every}th step; AGOP: the Neural Feature Ansatz; FACT: −AᵀH of the whole training set; HᵀH "
+    "and AᵀA: the Canonical Representation Hypothesis; VCS now: −(AᵀH + HᵀA) at this moment."
+)
+
+
+def in_order(runs: Sequence[Result]) -> list[Result]:
+    """Results in the order of the script's networks."""
+    return sorted(runs, key=lambda run: list(theories.NETWORKS).index(run.config["network"]))
+
+
+def _panels(runs: Sequence[Result], height: float) -> tuple[Figure, np.ndarray]:
+    """An axes a result, the others switched off."""
+    figure, axes = plot.grid(-(-len(runs) // COLUMNS), min(COLUMNS, len(runs)), height=height)
+    for ax in axes.flat[len(runs) :]:
+        ax.set_axis_off()
+    return figure, axes
+
+
+def _notes(runs: Sequence[Result], scale: str) -> list[str]:
+    seeds = " or ".join(sorted({str(len(run["seed"])) for run in runs}))
+    samples = runs[0].config["measured"]
+    return [
+        f"Means over {seeds} seeds, of {samples:,} training samples; where a layer reads maps or "
+        "tokens, features are averaged over positions for the laws of depth and are rows for the "
+        "cosines.",
+        plot.missing([run for run in runs if run.config["kind"] == "mlp"] or runs, scale),
+    ]
+
+
+def matrix(runs: Sequence[Result], scale: str) -> Figure:
+    """Cosine of WᵀW with what each theory expects, theory × layer, at the end of training."""
+    runs = in_order(runs)
+    figure, axes = _panels(runs, height=2.5)
+    for ax, run in zip(axes.flat, runs, strict=False):
+        cosines = np.array([run[name][:, -1].mean(0) for name in ROWS])  # (theory, layer)
+        image = ax.imshow(cosines, vmin=0, vmax=1, cmap="viridis", aspect="auto")
+        for (row, layer), value in np.ndenumerate(cosines) if cosines.shape[1] < 8 else ():
+            color = "black" if value > 0.6 else "white"
+            words = f"{value:.2f}".replace("0.", ".").replace("-.00", ".00")
+            ax.text(layer, row, words, ha="center", va="center", color=color, fontsize=6)
+        ax.set_yticks(range(len(ROWS)), ROWS.values())
+        layers = run["layer"]
+        step = max(1, len(layers) // 6)
+        ax.set_xticks(range(0, len(layers), step), layers[::step])
+        ax.set(title=named(run), xlabel="layer")
+        ax.grid(False)
+    figure.colorbar(image, ax=axes, label="cosine with WᵀW", shrink=0.8)
+    about = ABOUT.format(every=runs[0].config["shift_every"])
+    title = "What theories expect WᵀW to be near to, at the end of training (ours)"
+    last = "At the last layer the AGOP is WᵀW by construction."
+    return plot.finish(figure, title, about, last, *_notes(runs, scale))
+
+
+def while_training(runs: Sequence[Result], scale: str) -> Figure:
+    """The same by epoch, averaged over the layers but the last."""
+    runs = in_order(runs)
+    figure, axes = _panels(runs, height=2.4)
+    for ax, run in zip(axes.flat, runs, strict=False):
+        for i, (name, label) in enumerate(ROWS.items()):
+            values = run[name][:, 1:, :-1].mean(-1)
+            plot.band(ax, run["epoch"][1:], values, label, f"C{i}", limits=(-1, 1))
+        ax.set(title=named(run), xlabel="epoch", ylabel="cosine with WᵀW", xscale="log")
+        ax.set_ylim(min(0, ax.get_ylim()[0]), 1.02)
+    plot.shared_legend(figure, axes, "outside right center")
+    title = "The same while training, averaged over all layers but the last (ours)"
+    about = ABOUT.format(every=runs[0].config["shift_every"])
+    return plot.finish(figure, title, about, "Bands ± 2 standard deviations.", *_notes(runs, scale))
+
+
+def laws(runs: Sequence[Result], scale: str) -> Figure | None:
+    """1 − TL, separation, compression and discrimination by layer, before and after training."""
+    runs = of_images(in_order(runs))
+    if not runs:
+        return None
+    figure, axes = plot.grid(1, len(LAWS), width=2.9, height=3.2)
+    colors = plot.layer_colors(len(runs))
+    for ax, (name, (what, sign)) in zip(axes.flat, LAWS.items(), strict=True):
+        for run, color in zip(runs, colors, strict=True):
+            index, values = by_depth(run, name)
+            style = "--" if run.config["random_share"] else "-"
+            log = sign < 0
+            plot.band(ax, index, values, named(run), color, log=log, linestyle=style)
+            ax.plot(index, values.mean(0), ".", color=color)
+        ax.set(title=what, xlabel="layer that reads them", yscale="log" if sign < 0 else "linear")
+    plot.shared_legend(figure, axes, "outside right center")
+    title = "Laws of depth at the end of training: one factor a layer is a straight line (ours)"
+    about = (
+        "1 − TL: equal gain a layer; tr(Σ_W Σ_B⁺): law of data separation (He and Su); "
+        "tr Σ_W / tr Σ_B and 1 − max cos: compression and discrimination (Wang et al.), the last "
+        "on a linear axis. Dashed: random labels. Bands ± 2 standard deviations."
+    )
+    return plot.finish(figure, title, about, *_notes(runs, scale))
