@@ -45,8 +45,7 @@ RECIPES = {
         "lazy and rich training",
         ("staircase",),
         "figure03_08_staircase",
-        "two paths: the ridge fit moves towards the target in the narrow network, and stays there "
-        "in the wide one",
+        "the ridge fit moves towards the target in the narrow network, and stays there in the wide",
     ),
     "4": Recipe(
         "TL and surrogate, SGD",
@@ -91,7 +90,7 @@ RECIPES = {
         "TL in VAEs",
         (*_VAE, "vae_ceiling"),
         "figure10_vae",
-        "TL by epoch, lower for larger β, below the ceiling of principal components",
+        "TL by epoch, lower for larger β, below its ceiling",
     ),
     "11": Recipe(
         "TL in BERT",
@@ -133,10 +132,10 @@ RECIPES = {
         picture="gram_virtual_covariance",
     ),
     "collapse": Recipe(
-        "Target Linearity as classes collapse (ours)",
+        "TL as classes collapse (ours)",
         ("neural_collapse",),
         "collapse",
-        "NC1 that falls as TL rises, every point on or above the curve that NC1 implies",
+        "NC1 that falls as TL rises, above the curve that NC1 implies",
         picture="neural_collapse",
     ),
     "statements": Recipe(
@@ -155,10 +154,10 @@ RECIPES = {
         picture="weight_decay",
     ),
     "theories": Recipe(
-        "what other theories expect of the same networks (ours)",
-        ("theories",),
+        "other theories, same networks (ours)",
+        ("theories", "covariance_learning", "parametrisation"),
         "theories",
-        "cosines with WᵀW, theory by layer; laws of depth on a log axis",
+        "cosines with WᵀW, theory by layer; laws of depth",
         picture="theories",
     ),
     "formulas": Recipe(

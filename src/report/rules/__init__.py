@@ -14,6 +14,7 @@ from report.rules import (
     lemmas,
     models,
     propositions,
+    scaling,
     statements,
     theories,
     training,
@@ -70,6 +71,8 @@ CLAIMS: tuple[Claim, ...] = (
     theories.nearest,
     theories.laws,
     theories.beyond_probe,
+    scaling.covariance_steps,
+    scaling.lazy_or_rich,
 )
 
 

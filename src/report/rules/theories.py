@@ -37,7 +37,7 @@ def not_run(runs: Sequence[Result], scale: str, asked: str) -> Iterator[Finding]
 
 
 @claim(
-    "ΣVCS is the nearest of four to WᵀW",
+    "ΣVCS is nearest to WᵀW",
     "of what theories expect the weight Gram matrix to be near to, the Virtual Covariance Shift "
     "summed over training is nearest: nearer than the average gradient outer product (AGOP, the "
     "Neural Feature Ansatz), FACT's −AᵀH and the features' HᵀH (Canonical Representation "
