@@ -512,6 +512,10 @@ def replace_by_the_first(path: Path) -> None:
 DAMAGES = {  # what is wrong with a checkpoint -> how it comes about, what the message must say
     "missing": (shutil.rmtree, r"no checkpoint \S+seed3/checkpoint-16:"),
     "cut off": (lambda path: (path / marked.MARK).unlink(), "no checkpoint"),
+    "foreign": (
+        lambda path: (path / marked.MARK).write_text("{"),
+        "is not a checkpoint of this project",
+    ),
     "of another epoch": (replace_by_the_first, "was made with another epoch"),
     "not finite": (not_a_number, "has weights that are not finite"),
     "of another pre-trained model": (lambda path: change(path, toy={}), "another toy"),
