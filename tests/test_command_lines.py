@@ -12,15 +12,12 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 import benchmark
 import claims
 import reproduce
 import tiny
 from lab import cli, memory, program, training
-from lab.errors import UserError
 from lab.text import fine_tuning, toy_bert
 
 COMMON = cli.Common.__dataclass_fields__
@@ -199,20 +196,3 @@ def test_a_program_refuses_a_flag_that_it_does_not_have(module):
 )
 def test_the_benchmark_refuses_sizes_as_the_scripts_do(field, value):
     assert refusal(benchmark, [f"--{field.replace('_', '-')}={value}"]) is not None
-
-
-@pytest.mark.parametrize("script", tiny.SCRIPTS, ids=tiny.name)
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
-@given(data=st.data())
-def test_any_string_for_any_field_is_a_configuration_or_one_line(script, data):
-    names = [name for name in script.Config.__dataclass_fields__ if name != "toy"]
-    field = data.draw(st.sampled_from(names))
-    value = data.draw(st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=30))
-    words = [f"--{field.replace('_', '-')}={value}"]
-    out = io.StringIO()
-    with (
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(out),
-        contextlib.suppress(UserError, SystemExit),  # nothing else
-    ):
-        assert isinstance(cli.parse(script.Config, script.QUICK, argv=words), script.Config)

@@ -29,7 +29,8 @@ from lab import cli, data
 from lab.replicas import Replica
 from simulated_gpu import SimulatedGPU, move
 
-SIZES = {"datasets": ("digits",), "epochs": 1, "width": 8, "batch_size": 500}
+DIGITS = {"datasets": ("digits",), "epochs": 1, "batch_size": 500}
+SIZES = {**DIGITS, "width": 8}
 MLP = {**SIZES, "depth": 2}
 RATES = tuple(Replica(seed, {"lr": 0.05}) for seed in (0, 1))
 OWN_RATES = (Replica(0, {"lr": 0.05}), Replica(1, {"lr": 0.01}))
@@ -54,7 +55,7 @@ EXPERIMENTS = {  # name -> script, fields, what stands between the configuration
     ),
     "grokking": (
         grokking,
-        {"modulus": 11, "width": 8, "depth": 2, "epochs": 1},
+        {"modulus": 11, "width": 8, "depth": 2, "epochs": 1, "batch_size": 500},
         (),
         tuple(Replica(s, {"weight_decay": 0.5}) for s in (0, 1)),
     ),
@@ -62,7 +63,7 @@ EXPERIMENTS = {  # name -> script, fields, what stands between the configuration
     "published_formulas": (published_formulas, MLP, ("digits",), RATES[:1]),
     "vae_train": (
         vae_train,
-        {"datasets": ("digits",), "epochs": 1, "hidden": 8, "latent": 2, "betas": (1.0,)},
+        {**DIGITS, "hidden": 8, "latent": 2, "betas": (1.0,)},
         ("digits",),
         tuple(Replica(s, {"lr": 0.01}, {"beta": 1.0}) for s in (0, 1)),
     ),
@@ -72,7 +73,7 @@ EXPERIMENTS = {  # name -> script, fields, what stands between the configuration
     },
     "whiten_cnn": (
         whiten_cnn,
-        {"datasets": ("digits",), "epochs": 1, "channels": 2},
+        {**DIGITS, "channels": 2},
         ("digits", "exact"),
         RATES,
     ),
@@ -139,23 +140,20 @@ def on_gpu(name, results, **changes):
 
 @pytest.mark.usefixtures("gpu_in_reach")
 @pytest.mark.parametrize("name", EXPERIMENTS | FULL_BATCH)
-def test_an_experiment_computes_on_the_gpu_what_it_computes_on_the_cpu(name, tmp_path):
+def test_an_experiment_gives_the_cpus_numbers_on_the_gpu_and_no_training_step_waits(name, tmp_path):
     script, fields, arguments, replicas = (EXPERIMENTS | FULL_BATCH)[name]
     config = script.Config(device="cpu", results=tmp_path, **fields)
     expected = script.run(config, *arguments, replicas)
-    arrays, waits = on_gpu(name, tmp_path)
-    assert waits  # at least to bring the results to the host
+    arrays, few = on_gpu(name, tmp_path)
+    assert few  # at least to bring the results to the host
     for key, values in expected.items():
         if not key.endswith("seconds"):
             # the CPU's singular values round a step of 10⁻⁴ ‖W‖ by 10⁻³ of its length
             rtol = 2e-3 if key == "step_length" else 1e-4
             np.testing.assert_allclose(arrays[key], values, rtol=rtol, atol=1e-6, err_msg=key)
-
-
-@pytest.mark.usefixtures("gpu_in_reach")
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_no_training_step_waits_for_the_gpu(name, tmp_path):
-    few, many = (on_gpu(name, tmp_path, batch_size=size)[1] for size in (500, 100))
+    if name in FULL_BATCH:
+        return
+    _, many = on_gpu(name, tmp_path, batch_size=100)
     if name.startswith("whiten") and name not in ("whiten-plain", "whiten-biases"):
         # once for the weights of a shape: whether its step is short or its polar factor not settled
         few += ["__bool__"] * SHAPES * EXTRA_STEPS
@@ -181,16 +179,6 @@ def test_two_devices_that_meet_are_an_error(meet):
             meet(there, here)
         with pytest.raises(RuntimeError, match="generator"):
             torch.randn(3, device="cuda", generator=torch.Generator())
-
-
-def test_a_wait_is_counted():
-    with SimulatedGPU() as gpu:
-        total = torch.ones(3, device="cuda").sum()
-        assert gpu.waits == []
-        assert float(total) == 3
-        assert bool(total > 0)
-        total.cpu()
-    assert gpu.waits == ["__float__", "__bool__", "cpu"]
 
 
 def test_a_gpu_whitens_weights_of_one_shape_as_one_batch_unless_they_are_large(monkeypatch):

@@ -3,9 +3,7 @@
 import dataclasses
 import re
 import shutil
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -17,10 +15,10 @@ import pytest
 import reproduce
 import tiny
 from experiment import bert_target_linearity, bert_train, vae_target_linearity, vae_train
-from lab import checkpoints, data, program, results, runs, training
+from lab import checkpoints, data, program, runs
 from lab.errors import Diverged
 from lab.results import Result
-from lab.text import fine_tuning, resuming
+from lab.text import fine_tuning
 
 PAIRS = {"vae": (vae_train, vae_target_linearity), "bert": (bert_train, bert_target_linearity)}
 each_pair = pytest.mark.parametrize(
@@ -185,47 +183,6 @@ def test_a_replica_that_diverges_is_nan_from_there_on_and_measured_as_far_as_it_
 
 
 @each_pair
-def test_an_overwrite_that_was_interrupted_goes_on(pair, pair_in, monkeypatch):
-    train, _ = pair_in(pair)
-    expected, again = only_result(train), dataclasses.replace(train, overwrite=True)
-    trained = []
-    if pair == "vae":
-        enter = training.Epochs.__enter__
-
-        def entered(self: training.Epochs) -> training.Epochs:
-            trained.append(self.description)
-            if len(trained) == 2:
-                raise KeyboardInterrupt
-            return enter(self)
-
-        monkeypatch.setattr(training.Epochs, "__enter__", entered)
-    else:
-        start = fine_tuning.FineTuner.train
-
-        def resumed(self: Any, resume_from_checkpoint: str | None) -> Any:
-            trained.append(resume_from_checkpoint)
-            return start(self, resume_from_checkpoint=resume_from_checkpoint)
-
-        on_save, saves = resuming.MarkWhole.on_save, []
-
-        def killed(*arguments: Any, **keywords: Any) -> None:
-            saves.append(1)
-            if len(saves) == 4:
-                raise KeyboardInterrupt  # before the second seed's second checkpoint is whole
-            on_save(*arguments, **keywords)
-
-        monkeypatch.setattr(fine_tuning.FineTuner, "train", resumed)
-        monkeypatch.setattr(resuming.MarkWhole, "on_save", killed)
-    assert call(again) == 130
-    assert call(again) == 0
-    assert len(trained) == 3  # the first once, the second twice
-    if pair == "bert":
-        assert trained[:2] == [None, None]
-        assert Path(trained[2]).parent == seed_folder(train, 3)
-    tiny.assert_same_bits({"": only_result(train)}, {"": expected})
-
-
-@each_pair
 def test_what_is_in_use_is_neither_made_nor_measured(pair, pair_in, capsys):
     train, measure = (dataclasses.replace(config, overwrite=True) for config in pair_in(pair))
     texts_or_images = (
@@ -244,23 +201,3 @@ def test_what_is_in_use_is_neither_made_nor_measured(pair, pair_in, capsys):
                 assert call(config) == 2
                 assert re.fullmatch(r"error: .+ is in use by .+\n", capsys.readouterr().err)
     assert {path: path.read_bytes() for path in kept.rglob("*") if path.is_file()} == before
-
-
-@pytest.mark.slow
-def test_two_at_once_make_what_one_makes(whole, tmp_path):
-    """As two that were started one after the other, by mistake."""
-    root = whole("bert")
-    config = dataclasses.replace(configure(bert_train, root), results=tmp_path)
-    words = [sys.executable, bert_train.__file__, *tiny.command(config)]
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    first = subprocess.Popen(words, **options)
-    time.sleep(1.4)
-    second = subprocess.Popen(words, **options)
-    ends = {process.communicate()[1]: process.returncode for process in (first, second)}
-    assert 0 in ends.values()
-    for line, status in ends.items():
-        assert status == 0 or (status, line.count("\n"), "is in use" in line) == (2, 1, True)
-    expected = dataclasses.replace(config, results=root / "results")
-    tiny.assert_same_bits(tiny.read(folder(config)), tiny.read(folder(expected)))
-    tiny.assert_same_models(folder(config), folder(expected))
-    assert results.read(next(folder(config).glob("*.npz"))).diverged == []

@@ -108,15 +108,6 @@ def test_the_difference_falls_in_proportion_to_the_rate(batch_size, tolerance):
     assert (arrays["residual"] < 1e-12).all()  # the Feature Learning Equation is exact
 
 
-@pytest.mark.parametrize("batch_size", [None, 16])
-def test_a_replica_beside_others_equals_the_same_run_alone(batch_size):
-    together = run(Config(**SMALL, rates=(0.1, 0.2), time=2.0), batch_size)
-    alone = run(Config(**SMALL | {"seeds": (1,)}, rates=(0.2,), time=2.0), batch_size)
-    for name, values in alone.items():
-        atol = 1e-14 if name == "residual" else 0  # which is rounding itself
-        np.testing.assert_allclose(values[0, 0], together[name][1, 1], 1e-9, atol, err_msg=name)
-
-
 def test_only_changes_are_nan_at_the_start():
     arrays = run(Config(**SMALL, rates=(0.1,), time=2.0), 16)
     for name, values in arrays.items():

@@ -8,7 +8,6 @@ from torch.nn import functional
 
 import oracles
 from core.linearity import target_linearity
-from core.moments import FeatureMoments
 from experiment import grokking
 from experiment.grokking import Config, addition
 from lab import runs, training
@@ -108,29 +107,6 @@ def test_a_replica_equals_a_plain_loop_in_float64(arrays, i, r):
             logits = network(images.x_train[index].double())
             functional.cross_entropy(logits, images.y_train[index]).backward()
             optimizer.step()
-
-
-def test_weight_decay_makes_a_difference_by_training(arrays):
-    none, strong = arrays["train_loss"]  # (seed, epoch)
-    np.testing.assert_array_equal(none[:, 0], strong[:, 0])
-    assert (np.abs(none - strong)[:, 1:] > 1e-4).all()
-
-
-def test_a_read_out_of_features_that_hold_the_answer_is_right():
-    class Answers:
-        """A network whose one hidden layer is 3 · one-hot of the label, beside the inputs."""
-
-        def hidden(self, x):
-            pairs = x[0].nonzero()[:, 1].view(-1, 2)
-            answer = functional.one_hot((pairs[:, 0] + pairs[:, 1] - 11) % 11, 11)
-            return [torch.cat([3 * answer.double(), x[0]], 1)[None]]
-
-    images = addition(11, 0.3)
-    (features,) = Answers().hidden(images.x_train.double()[None])
-    moments = FeatureMoments().update(features, images.y_train)
-    measured = grokking.read_outs(Answers(), images, [moments])
-    assert measured["read_out_accuracy"].tolist() == [[1.0]]
-    assert measured["read_out_error"].item() < 1e-20
 
 
 @pytest.mark.parametrize(

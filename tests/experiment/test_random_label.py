@@ -1,7 +1,5 @@
 """Figure 12: how labels are redrawn, and training on them against a plain loop and NumPy."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -10,7 +8,7 @@ from torch.nn import functional
 import oracles
 from experiment import random_label
 from experiment.random_label import SPLITS, Config
-from lab import cli, hidden, runs
+from lab import cli, runs
 from lab.data import Images, load_images
 from lab.errors import ConfigError
 from lab.models import MLP
@@ -155,40 +153,6 @@ def test_a_replica_equals_a_plain_loop_on_the_saved_labels(images, arrays, i, r)
             logits = network(images.x_train[index] / 255)
             functional.cross_entropy(logits, labels["train"][index]).backward()
             optimizer.step()
-
-
-def test_both_labellings_are_the_same_without_random_labels_and_differ_with_them(arrays):
-    for split in SPLITS:
-        assert not arrays[f"{split}_redrawn"][0].any()
-        assert arrays[f"{split}_redrawn"][-1].all()
-        tl, true = arrays[f"{split}_tl"], arrays[f"{split}_tl_true"]
-        np.testing.assert_allclose(tl[0], true[0], atol=1e-12)
-        assert (tl[1:] != true[1:]).all()
-
-
-def test_measured_less_often_it_is_the_same_training(dataset, arrays):
-    seldom = random_label.run(replace(CONFIG, every=2), dataset, REPLICAS[2:4])
-    assert seldom["test_loss"].shape == (2, 2)
-    np.testing.assert_allclose(seldom["test_loss"], arrays["test_loss"][1][:, [0, 2]], rtol=1e-5)
-
-
-def test_adjusted_tl_of_features_that_know_no_labels_falls_as_the_square_of_the_share_kept():
-    images = load_images("digits")
-    probabilities = (0.0, 0.25, 0.5, 0.75, 1.0)
-    noisy = [Replica(s, settings={"probability": p}) for p in probabilities for s in range(4)]
-    model = MLP((64, 16, 16, 10), [generator(7, "weights")] * len(noisy))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(parameter[:1].expand_as(parameter))  # the same network for all labels
-    drawn = random_label.draw_labels(images, noisy)
-    labels = random_label.labellings(images, "train", drawn)[:1]
-    ((moments, _),) = hidden.one_pass(model, images, "train", labels)
-    measures = hidden.linearity(moments)
-    adjusted = (measures["tl"] - measures["chance"]) / (1 - measures["chance"])
-    adjusted = adjusted.view(len(probabilities), 4, 2).mean(1)  # (p, layer)
-    kept = 1 - torch.tensor(probabilities, dtype=torch.float64)[:, None]
-    np.testing.assert_allclose(adjusted, kept**2 * adjusted[0], atol=0.015)
-    assert (adjusted[0] > 0.3).all()
 
 
 @pytest.mark.parametrize("wrong", [1.1, -0.1, float("nan")])

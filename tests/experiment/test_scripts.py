@@ -8,14 +8,10 @@ import contextlib
 import dataclasses
 import functools
 import io
-import os
 import re
 import shutil
-import signal
 import socket
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +21,6 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import numpy as np
 import pytest
 
-import kill_harness
 from experiment import target_linearity
 from lab import checkpoints, cli, data, provenance, results, runs
 from lab.results import Result
@@ -33,7 +28,6 @@ from lab.runs import Run
 from lab.text import encoders, toy_bert, toy_language
 from tiny import (
     SCRIPTS,
-    SOURCE,
     TINY,
     assert_same_bits,
     assert_same_models,
@@ -468,76 +462,3 @@ def test_a_rate_at_which_training_diverges_is_no_traceback(script, home, tmp_pat
     ended = start(tiny(script, **places, **rates, epochs=4, time=100 * TOO_HIGH))
     if ended.status != 0 or script is target_linearity:  # units that die leave finite numbers
         assert re.search("diverged.*lower the learning rate", error_line(ended))
-
-
-PATIENCE = 600  # seconds, however busy the machine is
-
-
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition() and process.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-@pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_bits_of_one_that_was_not(home, tmp_path):
-    changes = {"datasets": (str(home / "tiny.npz"),), "results": tmp_path / "killed", "jobs": 2}
-    config = tiny(target_linearity, seeds=(0, 1, 2, 3), epochs=15, batch_size=2, **changes)
-    words = [sys.executable, target_linearity.__file__, *command(config)]
-    with kill_harness.start(words, tmp_path) as process:
-        wait_for(lambda: any(tmp_path.glob("killed/quick/*/.partial/*/*/*.npz")), process)
-        process.kill()
-        _, err = process.communicate(timeout=PATIENCE)  # ends when its workers have ended too
-    assert process.returncode == -signal.SIGKILL, err
-    killed, whole = (tmp_path / f"{state}/quick/target_linearity" for state in ("killed", "whole"))
-    assert read(killed) == {}
-    for root in (tmp_path / "killed", tmp_path / "whole"):
-        assert start(dataclasses.replace(config, results=root, jobs=1)).status == 0
-    assert len(read(whole)) == 1
-    assert_same_bits(read(killed), read(whole))
-
-
-ENDLESS = """
-import sys, time
-from pathlib import Path
-
-sys.path.insert(0, {source!r})
-from lab import cli, errors
-from lab.replicas import Replica, deal
-
-
-def train(replicas):
-    Path(str(replicas[0].seed)).touch()
-    if {broken} and replicas[0].seed == 0:
-        raise errors.ConfigError("the first replica cannot be trained")
-    time.sleep(10**6)
-
-
-if __name__ == "__main__":
-    cli.run(lambda: list(deal(train, [Replica(seed) for seed in range(6)], device="cpu", jobs=2)))
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("broken", "status", "line"),
-    [(True, 2, "error: the first replica"), (False, 130, "stopped; ")],
-    ids=["an error", "an interruption"],
-)
-def test_what_stops_one_of_two_jobs_stops_both_at_once_with_one_line(
-    tmp_path, broken, status, line
-):
-    (tmp_path / "endless.py").write_text(ENDLESS.format(source=str(SOURCE), broken=broken))
-    with kill_harness.start([sys.executable, "endless.py"], tmp_path) as process:
-        try:
-            wait_for(lambda: broken or len(list(tmp_path.glob("[0-9]"))) == 2, process)
-            if not broken:
-                os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it: to every process
-            _, err = process.communicate(timeout=PATIENCE)
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == status
-    assert err.startswith(line)
-    assert err.count("\n") == 1

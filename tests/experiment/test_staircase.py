@@ -79,20 +79,6 @@ def test_the_ridge_fit_equals_scikit_learn_also_of_features_of_low_rank(shape, r
         np.testing.assert_allclose(residual, target - features @ expected, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("width", [8, 60])
-@torch.no_grad()
-def test_no_output_of_the_network_has_a_smaller_ridge_objective_than_y_ols(width):
-    x, y = draw(SMALL, 0)
-    model = Network((10, width, width), [generator(0, "weights")])
-    h = model.features(x.mT[None])
-    error = (y - model.readout(h)[0]).double()
-    readout = (model.weights[-1][0, 0] / width**0.5).double()
-    _, residual = ridge_fit(h[0].mT, y, 0.01)
-    smallest = float(y.double() @ residual)  # the objective at its minimum
-    objective = error.square().sum() + 0.01 * readout.square().sum()
-    assert residual.square().sum() <= smallest <= objective
-
-
 def test_initial_weights_are_normal_with_variance_one_over_fan_in():
     model = Network((300, 400, 100), [generator(seed, "weights") for seed in range(3)])
     shapes = [(3, 400, 300), (3, 100, 400), (3, 1, 100)]
@@ -156,38 +142,6 @@ def test_run_equals_a_plain_loop(depth, width):
     assert (arrays["loss"][:, -1] < arrays["loss"][:, 0]).all()
 
 
-def test_a_replica_of_a_batch_equals_the_same_run_alone():
-    together = run(replace(SMALL, seeds=(42, 7, 3)), 16)
-    alone = run(replace(SMALL, seeds=(7,)), 16)
-    for name, values in together.items():
-        tolerance = 1e-4 if name in PATHS else 1e-6  # norms of 40 samples, where others are means
-        np.testing.assert_allclose(values[1], alone[name][0], 1e-4, tolerance, err_msg=name)
-    assert len(set(together["loss"][:, 0])) == 3
-
-
-def test_measuring_more_often_changes_no_measurement():
-    rarely, often = run(SMALL, 16), run(replace(SMALL, every=1), 16)
-    assert SMALL.measured == [0, 20, 40, 50]
-    for name in (*CURVES, *PATHS):
-        np.testing.assert_array_equal(rarely[name], often[name][:, SMALL.measured], err_msg=name)
-
-
-@pytest.mark.parametrize("shape", [(30, 7), (7, 30)], ids=str)
-def test_the_kernel_norm_equals_the_dense_quadratic_form(shape):
-    h, v = cases.draw(3, *shape), cases.draw(3, shape[0], seed=1)
-    expected = [float(v[r] @ (h[r] @ h[r].mT) @ v[r]) for r in range(3)]
-    np.testing.assert_allclose(staircase.kernel_norm(h, v), expected, rtol=1e-12)
-
-
-def test_without_a_ridge_the_residual_has_no_kernel_norm_and_the_output_the_same_to_both():
-    # Hᵀ(y − y_ols) = 0 are the normal equations: ‖ŷ − y_ols‖_K = ‖ŷ − y‖_K
-    h, y, output = cases.draw(40, 8), cases.draw(40, seed=1), cases.draw(40, seed=2)
-    _, residual = ridge_fit(h, y, 1e-9)
-    assert staircase.kernel_norm(h, residual) < 1e-12 * staircase.kernel_norm(h, y)
-    distances = [staircase.kernel_norm(h, output - v) for v in (y - residual, y)]
-    assert distances[0] == pytest.approx(distances[1])
-
-
 def test_coordinates_are_of_the_projection_onto_the_plane_of_y_and_both_fits():
     y, output, y_ols, a, b = cases.draw(5, 30)
     plane = staircase.initial_plane((y - output)[None], (y - y_ols)[None])
@@ -211,22 +165,6 @@ def test_paths_start_in_their_plane_and_are_as_far_from_the_target_as_the_errors
         np.testing.assert_allclose(norms, arrays[error], rtol=1e-10)
         np.testing.assert_allclose(points[:, 0, 2], 0, atol=1e-10)
         assert (points[:, 1:, 2] > 1e-4).all()
-
-
-def test_with_hardly_a_ridge_the_distances_are_the_sides_of_a_right_triangle():
-    # y − y_ols is orthogonal to everything linear in H, so to ŷ − y_ols
-    arrays = run(replace(SMALL, samples=400, ridge=1e-6), 8)
-    sides = arrays["ols_error"] + arrays["ols_distance"]
-    np.testing.assert_allclose(arrays["loss"], sides, rtol=1e-4)
-    assert (arrays["ols_error"] > 0.1).all()
-
-
-def test_wider_than_the_samples_y_ols_is_the_target_and_cannot_move():
-    arrays = run(replace(SMALL, ridge=1e-9), 200)
-    assert (arrays["ols_error"] < 1e-12).all()
-    assert (arrays["ols_movement"] < 1e-12).all()
-    np.testing.assert_allclose(arrays["ols_distance"], arrays["loss"], rtol=1e-5)
-    assert (arrays["feature_movement"][:, -1] > 0.05).all()
 
 
 @pytest.mark.parametrize("wrong", [{"depth": 1}, {"inputs": 3}], ids=str)

@@ -162,15 +162,6 @@ def test_the_optimizers_start_alike_but_for_adam(arrays):
         assert (arrays[name]["accumulated_cosine"][:, 0] > near).all()
 
 
-@pytest.mark.parametrize("name", ["relu", "gelu", "cnn"])
-def test_a_replica_beside_others_equals_the_same_run_alone(arrays, name):
-    alone = statements.run(Config(**SMALL), "digits", name, REPLICAS[1:])
-    for array, values in alone.items():
-        np.testing.assert_allclose(
-            values[0], arrays[name][array][1], rtol=1e-6, atol=1e-9, err_msg=array
-        )
-
-
 def test_data_that_a_network_cannot_be_measured_on_are_refused(tmp_path):
     rng = np.random.default_rng(0)
 

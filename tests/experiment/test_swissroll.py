@@ -114,41 +114,6 @@ def test_the_fingerprint_is_of_the_data():
     assert len({fingerprint(), fingerprint(samples=201), fingerprint(data_seed=1)}) == 3
 
 
-def test_the_gram_follows_the_first_order_of_the_virtual_covariance(small):
-    assert small["first_order_alignment"][:, 1:].min() > 0.9999
-    gentle = run(replace(SMALL, virtual_rate=1e-6))
-    expected = small["first_order_alignment"][:, 1:]
-    np.testing.assert_allclose(gentle["alignment"][:, 1:], expected, atol=1e-6)
-
-
-def test_a_network_that_hardly_learns_gives_the_points_of_one_that_is_never_trained():
-    arrays = run(replace(SMALL, samples=60, epochs=20, learning_rate=1e-9))
-    np.testing.assert_allclose(arrays["r2"], arrays["r2_frozen"], atol=1e-6)
-    assert (np.abs(np.diff(arrays["r2_frozen"])) > 1e-4).any()
-
-
-def test_the_virtual_rate_changes_the_points_and_not_the_training(small):
-    other = run(replace(SMALL, virtual_rate=70.0))
-    for name in ("loss", "gram"):
-        assert other[name].tobytes() == small[name].tobytes()
-    assert (small["points"][:, 1:] != other["points"][:, 1:]).any()
-
-
-def test_a_replica_of_a_batch_equals_the_same_run_alone(small):
-    alone = run(replace(SMALL, seeds=(3,)))
-    for name, values in alone.items():
-        tolerance = 6e-4 if values.dtype == np.float16 else 1e-5
-        np.testing.assert_allclose(values[0], small[name][1], atol=tolerance, err_msg=name)
-
-
-def test_keeping_other_frames_and_stopping_sooner_change_nothing(small):
-    shorter = run(replace(SMALL, epochs=5, every=1))
-    for name in (*BY_EPOCH, "gram"):
-        assert shorter[name].tobytes() == small[name][:, :6].tobytes()
-    assert (shorter["points"][:, 4] == small["points"][:, 1]).all()
-    assert shorter["points"].shape == (2, 6, 200, 2)
-
-
 def test_too_few_samples_for_a_fit_are_refused():
     with pytest.raises(ConfigError, match="samples must be 3 or more"):
         Config(samples=2)

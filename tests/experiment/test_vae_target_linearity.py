@@ -27,7 +27,6 @@ from planted_vae import (
     STEPS,
     TEST,
     Trained,
-    files,
     run_script,
     write_data,
 )
@@ -270,34 +269,6 @@ def test_originals_are_one_test_image_a_class_and_reconstructions_are_theirs(tra
         network, _ = trained.restore(b, 0, "best")
         reconstructions = network.decode(network.mean(originals / 255))
         assert_bytes(shown["reconstructions"][b], reconstructions)
-
-
-def test_checkpoints_that_cannot_be_used_are_named_with_the_remedy(monkeypatch, tmp_path):
-    path = write_data(tmp_path / "planted.npz")
-
-    def run(module, *words):
-        run_script(monkeypatch, module, tmp_path, "--datasets", path, *words)
-
-    none = r"no result planted-beta0\.1 of beta 0\.1, seeds \[0, 3\] in .*run src/experiment/vae_t"
-    with pytest.raises(ResultError, match=none):
-        run(vae_target_linearity)
-    assert set(files(tmp_path)) == {path}
-    run(vae_train)
-    whole = files(tmp_path)
-    spoilt, missing = sorted(path for path in whole if path.match("*-beta1.0-*/*/checkpoint-1.pt"))
-    spoilt.write_text("not a checkpoint")
-    missing.unlink()
-    with pytest.raises(ResultError, match="is not a checkpoint"):
-        run(vae_target_linearity)
-    run(vae_train)  # finds its result, and leaves the checkpoints as they are
-    with pytest.raises(ResultError, match="is not a checkpoint"):
-        run(vae_target_linearity)
-    run(vae_train, "--overwrite")
-    run(vae_target_linearity)
-    result = next((tmp_path / "results" / "paper" / "vae_target_linearity").glob("*.npz"))
-    assert results.read(result).arrays.keys() == vae_target_linearity.AXES.keys()
-    after = files(tmp_path)
-    assert all(after[path] == content for path, content in whole.items() if path.suffix == ".pt")
 
 
 def test_how_it_was_trained_stands_in_the_result_of_training(monkeypatch, tmp_path):

@@ -2,13 +2,12 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
 from cases import draw
 from experiment import vae_target_linearity, vae_train
-from lab import data, results, runs
+from lab import data, results
 from lab.errors import DataError
 from lab.replicas import Replica, generator
 from planted_vae import (
@@ -17,7 +16,6 @@ from planted_vae import (
     GRID,
     LATENT,
     PIXELS,
-    REPLICAS,
     SAMPLES,
     SEEDS,
     SHAPE,
@@ -105,13 +103,6 @@ def test_a_replica_equals_a_plain_loop(trained):
     for split in ("train", "test"):
         losses = trained.arrays[f"{split}_loss"]
         assert (losses[..., 1] < losses[..., 0]).all()
-
-
-def test_a_batch_of_replicas_equals_each_alone(trained, tmp_path):
-    config = replace(trained.train_config, results=tmp_path)
-    together = vae_train.run(config, trained.dataset, REPLICAS)
-    for name, values in runs.unflatten(together, len(BETAS), len(SEEDS)).items():
-        np.testing.assert_allclose(values, trained.arrays[name], 1e-3, 1e-4, err_msg=name)
 
 
 def test_every_epoch_and_the_best_are_kept_and_give_the_numbers_of_their_epoch(trained):

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import pickle
-import stat
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -92,45 +91,6 @@ class TestRoundTrip:
         checkpoints.restore(other, written(tmp_path, model), ORIGIN, "vae_train")
         assert same(bits(other), bits(model))
 
-    def test_its_origin_comes_back(self, tmp_path):
-        path = written(tmp_path, epoch=7.0)
-        found = checkpoints.restore(build(), path, ORIGIN, "vae_train")
-        assert found == {**ORIGIN, "epoch": 7}
-
-    def test_writing_again_replaces_the_first(self, tmp_path):
-        written(tmp_path, build(seed=0))
-        path, model = written(tmp_path, build(seed=1)), build(seed=2)
-        checkpoints.restore(model, path, ORIGIN, "vae_train")
-        assert same(bits(model), bits(build(seed=1)))
-        assert list(path.parent.iterdir()) == [path]
-
-    def test_torch_alone_reads_it_without_code(self, tmp_path):
-        content = torch.load(written(tmp_path), weights_only=True)
-        assert content.keys() == {"state", "origin", "digest"}
-        assert same(content["state"], bits(build()))
-
-    def test_others_may_read_it_as_a_result(self, tmp_path):
-        paths = (written(tmp_path), tmp_path / "result.npz")
-        results.write_npz(paths[1], {"x": np.zeros(2)}, {})
-        modes = {stat.S_IMODE(os.stat(path).st_mode) for path in paths}
-        assert len(modes) == 1
-
-
-@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()], ids=repr)
-def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch, error):
-    def half(handle):
-        raise error
-
-    path = written(tmp_path)
-    before = path.read_bytes()
-    monkeypatch.setattr(os, "fsync", half)
-    kind = ResultError if isinstance(error, OSError) else KeyboardInterrupt
-    for target in (path, tmp_path / "new" / "a.pt"):
-        with pytest.raises(kind):
-            checkpoints.write(target, build(seed=1).state_dict(), ORIGIN)
-    assert path.read_bytes() == before
-    assert [file for file in tmp_path.rglob("*") if file.is_file()] == [path]
-
 
 def whole(state):
     return {"state": state, "origin": ORIGIN}
@@ -209,11 +169,6 @@ class TestRefused:
         with torch.no_grad():
             model.layers[1].bias[0, 0] = torch.nan
         assert "has weights that are not finite" in refusal(written(tmp_path, model))
-
-    def test_of_another_epoch(self, tmp_path):
-        path = written(tmp_path, epoch=2, checkpoint=2)
-        message = refusal(path, wanted=ORIGIN | {"checkpoint": 1})
-        assert "was made with another checkpoint" in message
 
     @pytest.mark.parametrize("model", OTHERS.values(), ids=OTHERS)
     def test_of_another_architecture(self, model, tmp_path):

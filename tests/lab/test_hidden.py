@@ -116,26 +116,6 @@ def test_each_labelling_of_each_replica_is_measured_against_its_own(split, batch
     assert len({float(values["tl"][0, 0]) for values in found}) == 3
 
 
-def test_a_replica_of_a_batch_equals_the_same_one_alone():
-    model, labels = build(), draw_labels("test")
-    together = measured(model, "test", labels)
-    for r in range(REPLICAS):
-        alone = measured(build([r]), "test", labels[:, r : r + 1])
-        for values, expected in zip(together, alone, strict=True):
-            found = {name: value[r : r + 1] for name, value in values.items()}
-            assert_close(found, {name: value.numpy() for name, value in expected.items()})
-
-
-def test_a_class_of_the_data_that_a_labelling_lacks_changes_nothing():
-    model, labels = build(), draw_labels("train", kinds=1) % 2
-    (found,) = measured(model, "train", labels)
-    x = (IMAGES.x_train.double() / 255 - 0.5) / 0.5
-    for r in range(REPLICAS):
-        h = oracles.hidden(oracles.torch_layers(model, r), x)[-1]
-        expected = oracles.least_squares(h, labels[0, r])
-        assert found["tl"][r, -1].item() == pytest.approx(expected, abs=1e-10)
-
-
 def test_layers_of_one_width_are_one_batch_of_eigendecompositions(monkeypatch):
     shapes, eigh = [], torch.linalg.eigh
     monkeypatch.setattr(torch.linalg, "eigh", lambda a: shapes.append(a.shape) or eigh(a))
@@ -150,12 +130,3 @@ def test_measuring_leaves_no_gradient_and_draws_nothing_random():
     assert torch.equal(torch.get_rng_state(), before)
     assert all(p.grad is None for p in model.parameters())
     assert not any(sums.scatter.requires_grad for sums in moments)
-
-
-def test_features_in_float32_are_summed_in_float64():
-    model = build().float()
-    (found,) = measured(model, "train")
-    for r in range(REPLICAS):
-        h = oracles.hidden(oracles.torch_layers(model, r), IMAGES.scale(IMAGES.x_train))
-        expected = [oracles.least_squares(features, IMAGES.y_train) for features in h]
-        np.testing.assert_allclose(found["tl"][r], expected, atol=1e-5)

@@ -37,17 +37,6 @@ def test_each_replica_computes_what_torch_layers_of_its_weights_compute(kind):
 
 
 @torch.no_grad()
-def test_hidden_outputs_of_the_mlp_are_those_after_each_activation():
-    model, x = build("MLP").double(), images()
-    hidden = model.hidden(x)
-    assert [h.shape[2] for h in hidden] == [12, 10]
-    for r in range(REPLICAS):
-        layers = torch_layers(model, r)
-        for h, stop in zip(hidden, (3, 5), strict=True):
-            torch.testing.assert_close(h[r], layers[:stop](x[r]), rtol=0, atol=1e-12)
-
-
-@torch.no_grad()
 def test_the_vae_is_two_mlps():
     model, x = (
         VAE(144, 12, 3, generators([Replica(0), Replica(1)], "weights")).double(),
@@ -76,11 +65,3 @@ def test_initial_weights_are_drawn_as_torch_draws_them(kind):
             assert 0.9 * bound < p.abs().max() <= bound
             assert q.abs().max() <= bound
             assert p.std().item() == pytest.approx(bound / 3**0.5, rel=0.2)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_initial_weights_of_a_replica_depend_on_its_seed_only(kind):
-    together, alone = build(kind, [5, 6]), build(kind, [6])
-    for p, q in zip(together.parameters(), alone.parameters(), strict=True):
-        assert torch.equal(p[1], q[0])
-        assert not torch.equal(p[0], q[0])

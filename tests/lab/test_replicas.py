@@ -149,11 +149,6 @@ class TestDeal:
             assert alone.pop("tiny") > 0 == found[i].pop("tiny")  # and is as before for the caller
             assert_same({i: found[i]}, {i: alone})
 
-    @pytest.mark.slow
-    def test_two_processes_give_the_bits_of_one_to_the_same_positions(self):
-        one, two = (dealt(train, GRID, device="cpu", jobs=jobs) for jobs in (1, 2))
-        assert_same(two, one)
-
     def test_a_gpu_is_given_all_replicas_as_one_batch(self):
         groups = []
 

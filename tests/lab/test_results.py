@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -335,24 +334,3 @@ class TestFind:
         results.write_npz(folder / ".partial" / "d" / "e" / "f.npz", ARRAYS, {})
         (folder / "left.tmp").write_bytes(b"half")
         assert len(results.find(root, "quick", "whiten", {})) == 3
-
-
-def test_readers_see_the_old_or_the_new_while_it_is_written(tmp_path):
-    path, seen, done = saved(tmp_path), [], threading.Event()
-    versions = [{"total": np.array(float(i)), "seed": np.full(2000, i)} for i in (1, 2)]
-    results.write(path, make(versions[0]))
-
-    def read() -> None:
-        while not done.is_set():
-            arrays = results.read(path).arrays
-            seen.append((float(arrays["total"]), *set(arrays["seed"].tolist())))
-
-    readers = [threading.Thread(target=read) for _ in range(2)]
-    for reader in readers:
-        reader.start()
-    for i in range(40):
-        results.write(path, make(versions[i % 2]))
-    done.set()
-    for reader in readers:
-        reader.join()
-    assert set(seen) == {(1.0, 1), (2.0, 2)}

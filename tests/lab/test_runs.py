@@ -1,6 +1,6 @@
 """Runs: what is missing is trained together, and a run that was cut off goes on where it was."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib import import_module
 from itertools import count
 
@@ -97,11 +97,6 @@ class TestResume:
         assert train(plan(tmp_path)) == ALL[done:]
         assert_whole(plan(tmp_path))
 
-    def test_a_run_that_was_whole_but_not_saved_is_not_trained_again(self, tmp_path):
-        assert len(list(runs.train(Trainer(), plan(tmp_path)))) == 2
-        assert train(plan(tmp_path)) == []
-        assert_whole(plan(tmp_path))
-
     def test_a_damaged_replica_is_trained_again(self, tmp_path):
         interrupt(plan(tmp_path), after=1)
         (path,) = files(tmp_path)
@@ -151,14 +146,6 @@ class TestResume:
         assert_whole(plan(tmp_path))
         assert train(plan(tmp_path, overwrite=True)) == ALL
 
-    def test_a_kill_between_two_saves_loses_no_replica(self, tmp_path):
-        with pytest.raises(KeyboardInterrupt):  # noqa: PT012
-            for run, arrays in runs.train(Trainer(), plan(tmp_path)):
-                run.save(arrays | {"seed": SEEDS})
-                raise KeyboardInterrupt
-        assert train(plan(tmp_path)) == ALL[2:]
-        assert_whole(plan(tmp_path))
-
     def test_what_a_kill_after_saving_left_is_cleaned_and_nothing_of_other_runs(self, tmp_path):
         first, second = plan(tmp_path)
         interrupt([second], after=1)
@@ -178,25 +165,6 @@ class TestResume:
         assert train(plan(tmp_path, epochs=4)) == ALL
         assert train(plan(tmp_path, noise=0.75)) == ALL  # the same run, of other replicas
         assert results.read(plan(tmp_path)[0].path)["weight"][0, 0] == 0.75
-
-    @pytest.mark.parametrize("what", ["sources", "versions"])
-    def test_replicas_of_another_program_are_not_mixed_in(self, what, tmp_path, monkeypatch):
-        interrupt(plan(tmp_path), after=1)
-        other = {"sources": "0123456789abcdef", "versions": {"torch": "0.1"}}[what]
-        monkeypatch.setattr(provenance, what, lambda: other)
-        assert train(plan(tmp_path)) == ALL
-        assert_whole(plan(tmp_path))
-
-    def test_replicas_of_another_processor_are_not_mixed_in(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(provenance, "device_name", lambda device: device)
-        interrupt(plan(tmp_path), after=1)
-        monkeypatch.setattr(Common, "resolved_device", "cuda")
-        assert train(plan(tmp_path)) == [[replica for (replica,) in ALL]]
-
-    def test_replicas_of_other_data_of_the_same_name_are_not_mixed_in(self, tmp_path):
-        interrupt(plan(tmp_path), after=1)
-        assert train(plan(tmp_path, source=OTHER_DATA)) == ALL
-        assert_whole(plan(tmp_path, source=OTHER_DATA))
 
     def test_seconds_add_up_over_interruptions_and_runs(self, tmp_path, monkeypatch):
         ticks = count(step=10)
@@ -246,48 +214,6 @@ class TestMissing:
         assert "\n" not in str(caught.value)
         (again,) = plan(tmp_path, rates=(0.1,), source=OTHER_DATA, overwrite=True)
         assert again.missing()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Extended(Config):
-    """Config after a field was added."""
-
-    depth: int = cli.added(4, earlier=4)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Changed(Config):
-    """Config after the default of the new field has changed."""
-
-    depth: int = cli.added(6, earlier=4)
-
-
-class TestAddedField:
-    def run(self, config):
-        return Run(config, "experiment", "mine", config.hyperparameters(), DATA, {}, ())
-
-    def path(self, config):
-        return self.run(config).path
-
-    def test_a_result_keeps_its_name_at_the_earlier_value_and_no_two_values_share_one(self):
-        before = self.path(Config())
-        assert self.path(Extended()) == before == self.path(Changed(depth=4))
-        assert self.path(Changed()) == self.path(Extended(depth=6)) != before
-        assert self.path(Extended(depth=5)) not in (before, self.path(Changed()))
-
-    def test_a_result_of_before_is_found_by_its_earlier_value_alone(self, tmp_path):
-        before, after = self.run(Config(results=tmp_path)), self.run(Changed(results=tmp_path))
-        for run in (before, after):
-            run.save({runs.SECONDS: np.zeros(2)})
-
-        def configs(depth):
-            wanted, earlier = {"epochs": 3, "depth": depth}, Changed().earlier
-            found = results.find(tmp_path, "paper", "experiment", wanted, earlier)
-            return [result.config for result in found]
-
-        assert configs(4) == [{"epochs": 3}]
-        assert configs(6) == [{"epochs": 3, "depth": 6}]
-        assert configs(5) == []
 
 
 def test_paths_differ_by_folder_scale_experiment_and_name(tmp_path):

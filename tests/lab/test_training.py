@@ -131,52 +131,6 @@ def test_a_loop_written_by_hand_gives_the_same_weights(kind, optimizer, labels):
                 stepper.step()
 
 
-class TestBatches:
-    @pytest.mark.parametrize("labels", [None, LABELS[:2]], ids=["the data's", "their own"])
-    def test_of_an_epoch_hold_every_scaled_sample_once_with_its_label(self, labels):
-        orders = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
-        batches = list(training.shuffled_batches(IMAGES, 16, orders, torch.float64, labels))
-        assert [x.shape for x, _ in batches] == [(2, n, *SHAPE) for n in (16, 16, 16, 2)]
-        scaled = (IMAGES.x_train.double() / 255 - 0.5) / 0.5
-        for r in range(2):
-            y = IMAGES.y_train if labels is None else labels[r]
-            expected = {row.numpy().tobytes(): int(t) for row, t in zip(scaled, y, strict=True)}
-            found = {
-                row.numpy().tobytes(): int(label)
-                for x, targets in batches
-                for row, label in zip(x[r], targets[r], strict=True)
-            }
-            assert found == expected
-            assert len(found) == 50
-
-    def test_come_in_another_order_to_each_replica_and_each_epoch(self):
-        orders = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
-        epochs = [torch.cat([y for _, y in training.shuffled_batches(IMAGES, 16, orders)], 1)]
-        epochs += [torch.cat([y for _, y in training.shuffled_batches(IMAGES, 16, orders)], 1)]
-        rows = [tuple(row.tolist()) for labels in epochs for row in labels]
-        assert len(set(rows)) == 4
-
-    def test_labels_of_the_data_given_to_each_replica_change_no_bit(self):
-        given = fit("CNN", RATES, epochs=1, labels=IMAGES.y_train.expand(len(RATES), -1))
-        assert_bitwise(given, fit("CNN", RATES, epochs=1))
-
-
-def test_cross_entropy_is_the_sum_over_replicas_of_the_mean_over_samples():
-    logits, y = torch.randn(3, 7, CLASSES, dtype=torch.float64), torch.arange(21).view(3, 7) % 4
-    expected = sum(functional.cross_entropy(logits[r], y[r]) for r in range(3))
-    torch.testing.assert_close(training.cross_entropy(logits, y), expected)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_one_seed_gives_the_same_bits_and_another_others(kind):
-    replicas = [Replica(4), Replica(5)]
-    torch.manual_seed(0)
-    first = fit(kind, replicas, dtype=torch.float32)
-    torch.manual_seed(1)
-    assert_bitwise(fit(kind, replicas, dtype=torch.float32), first)
-    assert np.abs(first["weights"][0] - first["weights"][1]).max() > 0.01
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_measuring_changes_no_bit_of_training(kind):
     def busy(model):

@@ -29,13 +29,6 @@ def test_three_seeds_by_hand():
     assert number.text(2) == "2.00 [-0.48, 4.48]"
 
 
-def test_an_interval_covers_its_mean_as_often_as_it_says():
-    draws = np.random.default_rng(0).normal(1, 1, (1000, 3))
-    numbers = [verdicts.interval(row) for row in draws]
-    covered = np.mean([n.low <= 1 <= n.high for n in numbers])
-    assert covered == pytest.approx(0.95, abs=0.025)
-
-
 def test_one_seed_decides_nothing():
     number = verdicts.interval(np.array([5.0]))
     assert number.text() == "5.00 (one seed)"

@@ -384,23 +384,6 @@ class TestBadModels:
         (tmp_path / "model.safetensors").write_bytes(whole[:1000])
         assert "cannot be loaded" in refusal(tmp_path)
 
-    @pytest.mark.parametrize(
-        ("changed", "first"),
-        [
-            ({"hidden_size": 8}, "embeddings.word_embeddings.weight of shape (140, 8)"),
-            ({"num_hidden_layers": 4}, "encoder.layer.2.attention.self.query.weight"),
-        ],
-    )
-    @pytest.mark.parametrize("kind", ["bert", "fine-tuned"])
-    def test_a_tensor_that_is_not_the_files_is_named(
-        self, refusal, saved, tmp_path, kind, changed, first
-    ):
-        BertConfig(**SIZE | changed).save_pretrained(tmp_path)
-        (tmp_path / "model.safetensors").symlink_to(saved / kind / "model.safetensors")
-        assert f"it lacks bert.{first}" in refusal(tmp_path)
-        with pytest.raises(DataError):
-            encoders.fingerprint(str(tmp_path))
-
     @pytest.mark.parametrize(("kind", "place"), [("roberta", 0), ("distilbert", -1)])
     @pytest.mark.parametrize("way", ["missing", "of another shape", "of another name"])
     def test_one_tensor_that_is_wrong_is_named(self, refusal, saved, tmp_path, kind, place, way):
