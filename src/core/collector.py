@@ -133,11 +133,17 @@ class Collector:
 
     def add_held_out(self, targets: Targets, mask: Tensor | None) -> None:
         """The same of held-out samples, which are not fitted."""
-        held_out = self.sums.theories.held_out
+        held_out = self.hold_out()
         for side, *rows in self._rows(targets, mask):
+            self._update(side, held_out[side], rows)
+
+    def hold_out(self) -> dict[str, FeatureMoments]:
+        """Moments of held-out samples by side, empty ones where there are none yet."""
+        held_out = self.sums.theories.held_out
+        for side in SIDES:
             fitted = getattr(self.sums, side)
-            moments = held_out.setdefault(side, FeatureMoments(fitted.diagonal_targets))
-            self._update(side, moments, rows)
+            held_out.setdefault(side, FeatureMoments(fitted.diagonal_targets))
+        return held_out
 
     def add_next(self, following: "Collector") -> None:
         """Add the moments with the inputs of the layer that is called next, where rows are one."""
@@ -166,13 +172,13 @@ class Collector:
         theories = self.sums.theories
         for side in SIDES:
             moments = getattr(self.sums, side)
-            other = theories.held_out.get(side)
             if side in self.no_rows:  # in some of the calls
                 setattr(self.sums, side, FeatureMoments(moments.diagonal_targets))
-                other = other and FeatureMoments(moments.diagonal_targets)
-            if other is not None:
-                theories.held_out[side] = _arranged(other, held_out, classes)
-            _arranged(getattr(self.sums, side), places, classes)
+                theories.held_out.pop(side, None)
+                continue
+            _arrange(moments, places, classes)
+            if side in theories.held_out:
+                _arrange(theories.held_out[side], held_out, classes)
         if theories.successive.n != self.sums.inputs.n:  # not of all samples
             theories.successive = FeatureMoments(True)
         reducers = self._reducers.values()
@@ -204,10 +210,9 @@ class Collector:
         return moments
 
 
-def _arranged(moments: FeatureMoments, places: Tensor, classes: int) -> FeatureMoments:
+def _arrange(moments: FeatureMoments, places: Tensor, classes: int) -> None:
     if moments.n and moments.one_hot:
         moments.arrange(places[: moments.c].to(moments.scatter.device), classes)
-    return moments
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

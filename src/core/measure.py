@@ -7,6 +7,7 @@ Of each layer Z = H Wᵀ + b, over all samples, in one pass: Target Linearity of
 outputs, the surrogate, the spectrum of its Gram matrix G = WᵀW, the residual of the Feature
 Learning Equation, the cosines of G with the Virtual Covariance Shift and with the average gradient
 outer product, linear CKA with the targets, Neural Collapse, and FACT where training has a decay.
+Where asked, what other theories expect of a layer (theories.py), and held-out Target Linearity.
 
 reading.py reads batches, targets.py their targets; calls.py records the layers' calls, layers.py
 reads them as matrices, reduction.py makes rows of features, rows.py sees whose they are;
@@ -178,7 +179,7 @@ class Measurement:
         layers.sort(key=lambda layer: layer.first)
         classes, others = self.classes.seen.unique(), self.held_out_classes.seen.unique()
         if self.all_reduce:
-            layers, classes = _agree(layers, classes)
+            layers, classes, others = _agree(layers, classes, others)
         notes = _grouped(self._left_out())
         if not layers:
             reason, names = next(iter(notes.items()), ("no batches", self.names))
@@ -355,26 +356,34 @@ def _grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     return groups
 
 
-def _agree(layers: Sequence[Collector], classes: Tensor) -> tuple[list[Collector], Tensor]:
-    """Layers in one order, and the classes, of all processes of torch.distributed.
+def _agree(
+    layers: Sequence[Collector], classes: Tensor, others: Tensor
+) -> tuple[list[Collector], Tensor, Tensor]:
+    """Layers in one order, classes and held-out ones, of all processes of torch.distributed.
 
     Raises:
         ValueError: in every process, where layers are called in some of them only.
     """
-    mine = {x.name: (x.no_rows, x.sums.predictions is None) for x in layers}, classes.tolist()
+    calls = {x.name: (x.no_rows, x.sums.predictions is None) for x in layers}
+    has_held_out = any(layer.sums.theories.held_out for layer in layers)
+    mine = calls, classes.tolist(), others.tolist(), has_held_out
     everyone: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(everyone, mine)
     named = {layer.name: layer for layer in layers}
-    if any(names.keys() != named.keys() for names, _ in everyone):
+    if any(names.keys() != named.keys() for names, *_ in everyone):
         raise ValueError(
             "some layers are called in some processes only: give each process one or more batches, "
             "or leave these layers out by names"
         )
-    for names, _ in everyone:
+    for names, *_ in everyone:
         for name, (no_rows, too_many) in names.items():
             named[name].no_rows |= no_rows
             if too_many:
                 named[name].sums.predictions = None
-    union = sorted({k for _, seen in everyone for k in seen})
+    if any(has for *_, has in everyone):
+        for layer in layers:
+            layer.hold_out()
+    unions = (sorted({k for each in everyone for k in each[i]}) for i in (1, 2))
     order = everyone[0][0]
-    return [named[name] for name in order], torch.tensor(union, device=classes.device)
+    joined = (torch.tensor(union, device=classes.device) for union in unions)
+    return [named[name] for name in order], *joined

@@ -37,8 +37,8 @@ class TheorySums:
         """Merge with the other processes of torch.distributed; weight: W (g, m, d)."""
         if "linearity" in self.names:
             self.successive.all_reduce()
-        for side in SIDES if self.held_out else ():
-            self.held_out[side].all_reduce()
+        for moments in self.held_out.values():
+            moments.all_reduce()
         g, m, d = weight.shape
         sizes = {"inputs": d, "outputs": m, "gradients": m} if "crh" in self.names else {}
         for name, size in sizes.items():
@@ -83,7 +83,9 @@ class TheorySums:
                 values |= {f"{column}_{side}": getattr(apart, column) for column in wanted}
         return values
 
-    def _regression(self, weight: Tensor, inputs: FeatureMoments, *_: FeatureMoments) -> dict:
+    def _regression(
+        self, weight: Tensor, inputs: FeatureMoments, _: FeatureMoments
+    ) -> dict[str, float]:
         if "regression" not in self.names or not inputs.n:
             return {}
         reads = len(weight) == 1 and weight.shape[2] == inputs.d
@@ -94,7 +96,9 @@ class TheorySums:
         values = {}
         if self.successive.n:
             values["linearity"] = report(self.successive, intercept=True).value
-        for (side, other), fitted in zip(self.held_out.items(), moments, strict=False):
+        fitted_on = dict(zip(SIDES, moments, strict=True))
+        for side, other in self.held_out.items():
+            fitted = fitted_on[side]
             if fitted.n and other.n:
                 values[f"tl_held_out_{SIDES[side]}"] = held_out_linearity(fitted, other)
         return values

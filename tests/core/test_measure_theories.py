@@ -119,6 +119,17 @@ def test_a_class_that_held_out_samples_alone_have_is_named() -> None:
     assert all(math.isnan(row.tl_held_out_in) and 0 < row.tl_in <= 1 for row in table)
 
 
+def test_a_side_without_rows_leaves_the_other_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(72, CLASSES)).double()
+    (whole,) = measure(network, [(X, Y)], [(OTHER, OTHER_Y)])
+    monkeypatch.setattr("core.reduction.LARGEST", 50)  # inputs are wider
+    (row,) = measure(network, [(X, Y)], [(OTHER, OTHER_Y)])
+    assert math.isnan(row.tl_held_out_in)
+    assert row.tl_held_out_out == whole.tl_held_out_out
+    assert math.isfinite(row.tl_held_out_out)
+
+
 def test_held_out_samples_of_real_targets() -> None:
     targets, others = (x.flatten(1)[:, :CLASSES].sin() for x in (X, OTHER))
     last = measure(model(), [(X, targets)], [(OTHER, others)])[-1]
