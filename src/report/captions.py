@@ -32,6 +32,10 @@ CAPTIONS = {
     "statements_premises": "what Theorem 4 takes for granted, and what whitening drops",
     "statements_propositions": "Propositions 2 and 4, and the two forms of whitening",
     "statements_surrogate": "Theorems 3 and 4, how the surrogate changes and how it is bounded",
+    "theories_depth": "Target Linearity, separation and discrimination by layer",
+    "theories_steps": "a step that gives the Gram matrix the shift itself, beside SGD",
+    "theories_training": "the same cosines by epoch, averaged over layers",
+    "theories_width": "how far features move by width, in three parametrisations",
     "whitening_methods": "what the projection does to the layer that it acts on: singular values, "
     "change of the Gram, accuracy",
 }
