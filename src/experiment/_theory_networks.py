@@ -60,7 +60,13 @@ NETWORKS = {
     "resnet": dataclasses.replace(_CNN, kind="resnet"),
     "grokking": _MODULAR,  # Figure 13's
     "transformer": dataclasses.replace(
-        _MODULAR, kind="addition_transformer", width=128, depth=1, weight_decay=1.0
+        _MODULAR,
+        kind="addition_transformer",
+        width=128,
+        depth=1,
+        weight_decay=0.3,
+        epochs=300,
+        batch_size=128,
     ),
 }
 
