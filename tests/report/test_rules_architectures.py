@@ -55,6 +55,19 @@ def test_linearity_must_rise_with_training_and_depth_and_more_than_by_depth_alon
     assert verdict(tmp_path, architectures.depth, "4") == "not comparable"  # with the paper
 
 
+def test_the_transformers_embedding_need_not_rise_with_training_but_other_layers(tmp_path):
+    """It is linear in the pixels: what they say of the targets, it says."""
+    plant_network(tmp_path / "a", "transformer", end=[START[0], 0.3, 0.4])
+    found = outcomes(tmp_path / "a", architectures.depth, "4")
+    assert found["TL rises in every layer"] == "met"
+    plant_network(tmp_path / "b", "transformer", end=[0.2, START[1], 0.4])
+    found = outcomes(tmp_path / "b", architectures.depth, "4")
+    assert found["TL rises in every layer"] != "met"
+    plant_network(tmp_path / "c", "resnet", end=[START[0], 0.3, 0.4])
+    found = outcomes(tmp_path / "c", architectures.depth, "4")
+    assert found["TL rises in every layer"] != "met"
+
+
 def test_both_networks_count_and_neither_the_mlp_nor_other_settings(tmp_path):
     assert our_verdict(tmp_path, architectures.depth, "4") == "not measured"
     plant_network(tmp_path, "resnet")
