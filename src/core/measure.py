@@ -11,7 +11,7 @@ Where asked, what other theories expect of a layer (theories.py), and held-out T
 
 reading.py reads batches, targets.py their targets; calls.py records the layers' calls, layers.py
 reads them as matrices, reduction.py makes rows of features, rows.py sees whose they are;
-layer_sums.py turns sums into measures.
+backward.py adds gradients, layer_sums.py turns sums into measures.
 """
 
 import itertools
@@ -24,10 +24,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn import functional
 
-from .agop import output_gradients
-from .calls import Call, recorded
+from .backward import add_gradients, add_output_gradients, default_loss, judge_rows
+from .calls import recorded
 from .collector import SIDES, Collector, is_layer, other_weights
 from .fact import check_decay
 from .layer_sums import MOST_KEPT
@@ -35,7 +34,6 @@ from .layer_table import LayerTable
 from .placement import check_kind, execution_device
 from .reading import Batch, bare, prediction, read_batch, shifts_labels, token_labels, with_decoder
 from .reduction import LARGEST, Reduction, check
-from .rows import foreign_rows
 from .targets import IGNORED, Classes, Targets, align
 from .theories import check_theories
 from .untouched import own_precision, unread, untouched
@@ -246,12 +244,12 @@ class Measurement:
         targets: Targets,
         loss: Tensor,
     ) -> None:
-        _add_gradients(layers, loss, batch.mask)
-        _judge_rows(layers, outputs, batch.has_decoder and outputs.ndim == 3)
+        add_gradients(layers, loss, batch.mask)
+        judge_rows(layers, outputs, batch.has_decoder and outputs.ndim == 3)
         columns, predicted = self.classes.columns(targets), None
         if outputs.ndim == 2 and targets.counted.ndim == 1:  # an output a sample
             if self.gradients_of_outputs:
-                _add_output_gradients(layers, outputs[targets.counted])
+                add_output_gradients(layers, outputs[targets.counted])
             if targets.are_classes:
                 predicted = outputs.detach().argmax(-1)
         for layer in layers:
@@ -287,66 +285,6 @@ class Measurement:
                 yield f"no alignments, more than {LARGEST:,} dimensions", layer.name
             if layer.sums.weight_gradient is None:
                 yield "no gradients, the loss does not reach them", layer.name
-
-
-def default_loss(outputs: Tensor, targets: Targets) -> Tensor:
-    """Cross-entropy of classes, or squared error, summed over the targets that are counted."""
-    outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
-    if not targets.are_classes:
-        return (outputs.flatten(1) - targets.values).square().sum()
-    logits, labels = outputs.flatten(0, -2), targets.values.flatten()
-    return functional.cross_entropy(logits, labels, reduction="sum", ignore_index=IGNORED)
-
-
-def _add_gradients(layers: Sequence[Collector], loss: Tensor, mask: Tensor | None) -> None:
-    """Add the gradients of a batch's loss to the layers that it called."""
-    calls = _in_graph(layers)
-    if not isinstance(loss, Tensor) or loss.ndim:
-        kind = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
-        raise ValueError(f"the loss is to be one number, a tensor without axes, not {kind}")
-    if not calls or not loss.requires_grad:
-        return
-    tensors = [*(call.outputs for _, call in calls), *(call.weight for _, call in calls)]
-    try:
-        gradients = torch.autograd.grad(loss, tensors, retain_graph=True, allow_unused=True)
-    except RuntimeError as error:
-        if "use_reentrant" not in str(error):
-            raise
-        hidden = [x.name for x in layers if not any(c.outputs.requires_grad for c in x.calls)]
-        raise ValueError(
-            f"{', '.join(hidden)}: the checkpointing around these layers hides gradients; give it "
-            "use_reentrant=False"
-        ) from error
-    half = len(calls)
-    for (layer, call), dz, dw in zip(calls, gradients[:half], gradients[half:], strict=True):
-        if dz is not None:
-            layer.add_gradients(call, dz, dw, mask)
-
-
-def _judge_rows(layers: Sequence[Collector], outputs: Tensor, causal: bool) -> None:
-    """Whether rows of the layers that are new are the samples; of one sample alone they are."""
-    layers = [layer for layer in layers if layer.rows_seen is None]
-    if len(outputs) < 2 or not layers:
-        return
-    reasons = iter(foreign_rows(outputs, [call for x in layers for call in x.calls], causal))
-    for layer in layers:
-        layer.judge_rows(list(itertools.islice(reasons, len(layer.calls))))
-
-
-def _add_output_gradients(layers: Sequence[Collector], outputs: Tensor) -> None:
-    """Add the gradients of each of the network's outputs (N, c)."""
-    calls = _in_graph(layers)
-    if not calls or not outputs.requires_grad:
-        return
-    for gradients in output_gradients(outputs, [call.outputs for _, call in calls]):
-        for (layer, call), gradient in zip(calls, gradients, strict=True):
-            if gradient is not None:
-                layer.sums.add_output_gradient(call.product.outputs(gradient))
-
-
-def _in_graph(layers: Sequence[Collector]) -> list[tuple[Collector, Call]]:
-    """Calls whose outputs can have a gradient, of all layers."""
-    return [(layer, call) for layer in layers for call in layer.calls if call.outputs.requires_grad]
 
 
 def _grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
