@@ -1,4 +1,7 @@
-"""Claims of ours about what theories expect of one network, written before it was trained."""
+"""Claims of ours about what theories expect of one network, written before the runs at paper scale.
+
+The script had been tried on digits at quick scale.
+"""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
