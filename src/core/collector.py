@@ -12,7 +12,7 @@ from .layer_sums import LayerSums
 from .moments import FeatureMoments
 from .reduction import LARGEST, NoRows, Reducer, Reduction
 from .targets import Targets
-from .theory_sums import TheorySums
+from .theory_sums import SIDES, TheorySums
 
 LAYERS = (
     nn.Linear,
@@ -23,7 +23,6 @@ LAYERS = (
     nn.ConvTranspose2d,
     nn.ConvTranspose3d,
 )
-SIDES = ("inputs", "outputs")
 WIDE = 1024  # real targets beyond which only the diagonal of their scatter is kept
 
 

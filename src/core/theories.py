@@ -22,7 +22,6 @@ FACT, the Neural Feature Ansatz and the Virtual Covariance Shift are in fact.py,
 virtual.py. Leading axes are a batch.
 """
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -85,12 +84,11 @@ def canonical_alignments(
     sides = {"in": (h, w.mT @ w, w.mT @ g @ w), "out": (z, w @ w.mT, g)}
     cosines = {}
     for side, matrices in sides.items():
-        named = zip("rwg", matrices, strict=True)
-        for (one, a), (other, b) in itertools.combinations(named, 2):
-            if blocks:  # side by side they have the same products
-                a, b = a.flatten(-3, -2), b.flatten(-3, -2)
-            pair = {"rw": "rwa", "wg": "gwa", "rg": "rga"}[one + other]
-            cosines[f"{pair}_{side}"] = cosine(a, b)
+        if blocks:  # side by side they have the same products
+            matrices = tuple(matrix.flatten(-3, -2) for matrix in matrices)
+        r, gram, gradient = matrices
+        pairs = {"rwa": (r, gram), "gwa": (gram, gradient), "rga": (r, gradient)}
+        cosines |= {f"{name}_{side}": cosine(*pair) for name, pair in pairs.items()}
     return Alignments(**cosines)
 
 

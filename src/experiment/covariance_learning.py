@@ -23,14 +23,13 @@ from lab import program
 
 program.begin(__name__)
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from core.covariance_step import covariance_step
 from lab import cli, runs, training
 from lab.models import MLP
-from lab.replicas import Replica, generators
+from lab.replicas import Replica, generators, in_batches
 from lab.results import Arrays
 from lab.runs import Run
 
@@ -104,9 +103,7 @@ def train(
 
 def run(config: Config, dataset: str, method: str, replicas: Sequence[Replica]) -> Arrays:
     """Train replicas, those of one rate as one batch; name -> (R, epoch)."""
-    groups = itertools.groupby(replicas, key=lambda replica: replica.settings["rate"])
-    parts = [train(config, dataset, method, rate, list(group)) for rate, group in groups]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return in_batches(functools.partial(train, config, dataset, method), replicas, "rate")
 
 
 def main() -> None:

@@ -32,14 +32,13 @@ from lab import program
 
 program.begin(__name__)
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from lab import cli, hidden, runs, training
 from lab.data import Images
 from lab.models import MLP
-from lab.replicas import Replica, generators
+from lab.replicas import Replica, generators, in_batches
 from lab.results import Arrays
 from lab.runs import Run
 
@@ -174,9 +173,7 @@ def train(
 
 def run(config: Config, dataset: str, parametrisation: str, replicas: Sequence[Replica]) -> Arrays:
     """Train replicas, those of one width as one batch; name -> (R, measured epochs, …)."""
-    groups = itertools.groupby(replicas, key=lambda replica: replica.settings["width"])
-    parts = [train(config, dataset, parametrisation, width, list(group)) for width, group in groups]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return in_batches(functools.partial(train, config, dataset, parametrisation), replicas, "width")
 
 
 def main() -> None:

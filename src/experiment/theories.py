@@ -47,6 +47,7 @@ from experiment._theory_networks import (
     make_optimizer,
 )
 from experiment.grokking import addition
+from experiment.random_label import draw_labels, labellings
 from lab import cli, runs, training
 from lab.data import Images
 from lab.errors import ConfigError
@@ -127,15 +128,12 @@ AXES = {
 
 
 def with_random_labels(images: Images, share: float, seed: int) -> Images:
-    """Each label redrawn uniformly with this probability, in training and test set."""
-    g = generator(seed, "labels")
-    drawn = {}
-    for name in ("y_train", "y_test"):
-        y = getattr(images, name)
-        level = torch.rand(len(y), generator=g)
-        new = torch.randint(images.classes, (len(y),), generator=g)
-        drawn[name] = torch.where((level < share).to(y.device), new.to(y.device), y)
-    return dataclasses.replace(images, **drawn) if share else images
+    """Each label redrawn with this probability, in training and test set: Figure 12's of a seed."""
+    if not share:
+        return images
+    drawn = draw_labels(images, [Replica(seed, settings={"probability": share})])
+    labels = {f"y_{split}": labellings(images, split, drawn)[0, 0] for split in ("train", "test")}
+    return dataclasses.replace(images, **labels)
 
 
 def batches(

@@ -28,7 +28,6 @@ from lab import program
 
 program.begin(__name__)
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,7 +39,7 @@ from core.virtual import gram_shift_cosine
 from experiment._statement_networks import NETWORKS, Task, build_mlp, make_task
 from lab import cli, runs, training
 from lab.models import MLP
-from lab.replicas import Replica, make_optimizer
+from lab.replicas import Replica, in_batches, make_optimizer
 from lab.results import Arrays
 from lab.runs import Run
 from lab.snapshot import look
@@ -174,9 +173,7 @@ def train(config: Config, task: Task, arm: int, replicas: Sequence[Replica]) -> 
 def run(config: Config, dataset: str, loss: str, replicas: Sequence[Replica]) -> Arrays:
     """Train replicas, all of one arm as one batch; name -> (R, measured epochs, …)."""
     task = make_task(LOSSES[loss], cli.load_images(config, dataset), config.samples)
-    groups = itertools.groupby(replicas, key=lambda replica: replica.settings["arm"])
-    parts = [train(config, task, arm, list(group)) for arm, group in groups]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return in_batches(functools.partial(train, config, task), replicas, "arm")
 
 
 def main() -> None:

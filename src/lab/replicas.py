@@ -118,6 +118,20 @@ def deal(
         yield i, outcome
 
 
+def in_batches(
+    train: Callable[[Any, Sequence[Replica]], dict[str, np.ndarray]],
+    replicas: Sequence[Replica],
+    setting: str,
+) -> dict[str, np.ndarray]:
+    """Train replicas whose networks differ by a setting, those of one value as one batch.
+
+    train: from a value and its replicas to name -> (R, …).
+    """
+    groups = itertools.groupby(replicas, key=lambda replica: replica.settings[setting])
+    parts = [train(value, list(group)) for value, group in groups]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
 def _attempt(function: Function, replicas: Sequence[Replica]) -> list[Outcome]:
     """What becomes of each replica; of a batch in which one diverges the halves are trained."""
     try:

@@ -17,6 +17,7 @@ from lab.replicas import (
     describe,
     generator,
     generators,
+    in_batches,
     make_optimizer,
 )
 
@@ -234,3 +235,16 @@ class TestDivergence:
 
 def test_a_replica_in_words_says_all_that_is_its_own():
     assert describe(Replica(3, {"lr": 0.1}, {"p": 0.5})) == "seed 3, lr 0.1, p 0.5"
+
+
+def test_replicas_of_one_setting_are_one_batch():
+    seen = []
+
+    def train(width, batch):
+        seen.append((width, [replica.seed for replica in batch]))
+        return {"seed": np.array([replica.seed for replica in batch]) + width}
+
+    pairs = [(8, 0), (8, 3), (16, 0), (16, 3)]
+    replicas = [Replica(seed, settings={"width": width}) for width, seed in pairs]
+    assert in_batches(train, replicas, "width")["seed"].tolist() == [8, 11, 16, 19]
+    assert seen == [(8, [0, 3]), (16, [0, 3])]

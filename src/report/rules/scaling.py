@@ -94,8 +94,8 @@ def lazy_or_rich(root: Path, scale: str, figure: str) -> Iterator[Finding]:
         number = interval(slopes(kinds["ntk"], "feature_change"))
         asked, outcome = f"NTK: slope below {LAZY}", below(number, LAZY)
         yield Finding(label, asked, number.text(3), outcome, number.seeds, "ours")
-        number = interval(slopes(kinds["mup"], "feature_change"))
-        size = interval(np.abs(slopes(kinds["mup"], "feature_change")))
+        of_mup = slopes(kinds["mup"], "feature_change")
+        number, size = interval(of_mup), interval(np.abs(of_mup))
         asked, outcome = f"μP: slope within ±{ALIKE}", below(size, ALIKE)
         yield Finding(label, asked, number.text(3), outcome, number.seeds, "ours")
         widest = [max(kinds[kind].items())[1] for kind in ("mup", "ntk")]
