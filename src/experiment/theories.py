@@ -142,7 +142,7 @@ def batches(
     """Samples of a split in the model's dtype, and their labels."""
     dtype = next(model.parameters()).dtype
     x, y = (part[rows] for part in images.split(split))
-    for part, labels in zip(x.split(500), y.split(500), strict=True):
+    for part, labels in zip(x.split(2000), y.split(2000), strict=True):
         yield images.scale(part, dtype), labels
 
 
@@ -157,24 +157,32 @@ class SummedShift:
     def __init__(self, model: nn.Module) -> None:
         self.layers = gram_layers(model)
         self.start = {name: self.gram(name) for name in self.layers}
-        self.sums = {name: torch.zeros_like(gram) for name, gram in self.start.items()}
+        self.halves = {  # the sum of −γWᵀ ∂L/∂W, in the weight's dtype: it is added to in place
+            name: torch.zeros_like(gram, dtype=self.layers[name].weight.dtype)
+            for name, gram in self.start.items()
+        }
 
     def gram(self, name: str) -> Tensor:
         rows = rows_of(self.layers[name].weight)
         return rows.mT @ rows
 
+    @torch.no_grad()
     def add(self, rate: float) -> None:
         """Of the gradients that the weights have."""
         for name, layer in self.layers.items():
-            cross = rows_of(layer.weight).mT @ rows_of(layer.weight.grad)
-            self.sums[name] -= rate * (cross + cross.mT)
+            weight, gradient = (rows.flatten(1) for rows in (layer.weight, layer.weight.grad))
+            self.halves[name].addmm_(weight.mT, gradient, alpha=-rate)
+
+    def total(self, name: str) -> Tensor:
+        """(d, d), float64."""
+        half = self.halves[name].double()
+        return half + half.mT
 
     def cosines(self, name: str) -> dict[str, float]:
-        gram = self.gram(name)
-        moved = gram - self.start[name]
+        gram, total = self.gram(name), self.total(name)
         return {
-            "summed_shift": cosine(gram, self.sums[name]),
-            "change_shift": cosine(moved, self.sums[name]),
+            "summed_shift": cosine(gram, total),
+            "change_shift": cosine(gram - self.start[name], total),
         }
 
 
