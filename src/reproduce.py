@@ -34,7 +34,7 @@ import torch
 
 from lab import cli, context, cpu, files, workers
 from lab.errors import ConfigError
-from report import index
+from report import index, rendered
 from report.lookup import divergences, experiment, flags
 from report.recipes import RECIPES, Recipe, picture
 from report.rules import CLAIMS
@@ -165,6 +165,7 @@ def execute_notebook(name: str, config: Config) -> bool:
     if config.scale == "paper" and config.results.resolve() == (cli.ROOT / "results").resolve():
         text = nbformat.writes(notebook) + "\n"
         files.write_whole(path, lambda file: file.write(text.encode()))
+        rendered.write(config.results / config.scale, name, notebook)
     return True
 
 

@@ -8,6 +8,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import nbformat
 import pytest
+from matplotlib.figure import Figure
 
 from experiment import published_formulas
 from lab import cli
@@ -130,11 +131,17 @@ class TestSettings:
         return Notebook(**SETTINGS | {"results": tmp_path})
 
     def test_a_picture_is_shown_and_not_written_unless_asked(self, here, tmp_path, monkeypatch):
-        assert here.draw("some", an_empty_figure, here.runs(published_formulas)) is not None
+        shown = []
+        monkeypatch.setattr(notebook, "display", lambda *given, **said: shown.append((given, said)))
+        here.draw("some", an_empty_figure, here.runs(published_formulas))
+        (((figure,), said),) = shown
+        assert isinstance(figure, Figure)
+        assert said == {"metadata": {"picture": "some"}}
+        assert plt.get_fignums() == []
         assert not here.path("some").parent.exists()
         monkeypatch.setenv("SAVE", "1")
         for asked in (Notebook(**SETTINGS | {"results": tmp_path, "save": True}), again(tmp_path)):
-            assert asked.draw("some", an_empty_figure, []) is None
+            asked.draw("some", an_empty_figure, [])
             assert not here.path("some").with_suffix(".png").exists()
             asked.draw("some", an_empty_figure, [1])
             names = sorted(path.name for path in here.path("some").parent.iterdir())

@@ -1,5 +1,10 @@
-"""What the pictures beside a figure's own show: name of the file -> the rest of a sentence."""
+"""Sentences on pictures."""
 
+from pathlib import Path
+
+from report.recipes import RECIPES, picture
+
+# of the pictures beside a figure's own: name of the file -> the rest of a sentence
 CAPTIONS = {
     "figure1_alignment": "how far W₁ᵀW₁ moves, and how well the shift follows it",
     "figure1_seeds": "the last frame of every seed, from the lowest R² to the highest",
@@ -39,3 +44,26 @@ CAPTIONS = {
     "whitening_methods": "what the projection does to the layer that it acts on: singular values, "
     "change of the Gram, accuracy",
 }
+
+
+def title(figure: str) -> str:
+    name = RECIPES[figure].title
+    return f"Figure {figure}: {name}" if figure.isdecimal() else name[0].upper() + name[1:]
+
+
+def shows(path: Path, figure: str) -> bool:
+    """Whether a picture is a figure's own or one of its supplements."""
+    name = picture(figure)
+    return path.stem == name or path.stem.startswith(f"{name}_")
+
+
+def caption(path: Path) -> str:
+    """A sentence on a picture."""
+    figure = next((figure for figure in RECIPES if shows(path, figure)), None)
+    if figure is None:
+        return f"{path.stem.replace('_', ' ').capitalize()}."
+    if path.stem == picture(figure):
+        moving = ", by epoch" if path.suffix == ".gif" else ""
+        return f"{title(figure)}{moving}: {RECIPES[figure].see}."
+    said = CAPTIONS.get(path.stem, path.stem.removeprefix(f"{picture(figure)}_").replace("_", " "))
+    return f"{title(figure)}: {said}."

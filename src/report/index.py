@@ -13,10 +13,10 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from lab import cli, files
-from report.captions import CAPTIONS
+from report.captions import caption, shows, title
 from report.front import sentences, tally
 from report.lookup import divergences, flags
-from report.recipes import RECIPES, picture, took
+from report.recipes import RECIPES, took
 from report.rules import number
 from report.verdicts import ASPECTS, Claim, Finding, Judged, counts, decided_by, flat
 
@@ -65,6 +65,7 @@ def page(root: Path, scale: str, judged: Judged) -> str:
         title=title,
         caption=caption,
         flags=flags,
+        there=lambda file: (folder / file).exists(),
         made=lambda script: [path.name for path in sorted(folder.glob(f"{script}/*.npz"))],
         took=functools.partial(took, root, scale),
         divergences=functools.partial(divergences, root, scale),
@@ -96,26 +97,6 @@ def verdicts(
     is_theorem = not {finding.part for finding in findings}.isdisjoint(ASPECTS)
     said = (papers if is_theorem else ours) if findings else "not run"
     return {"quick scale": said, "paper scale": committed[number(claim)]}
-
-
-def title(figure: str) -> str:
-    name = RECIPES[figure].title
-    return f"Figure {figure}: {name}" if figure.isdecimal() else name[0].upper() + name[1:]
-
-
-def shows(path: Path, figure: str) -> bool:
-    """Whether a picture is a figure's own or one of its supplements."""
-    name = picture(figure)
-    return path.stem == name or path.stem.startswith(f"{name}_")
-
-
-def caption(path: Path, figure: str) -> str:
-    """A sentence on a picture."""
-    if path.stem == picture(figure):
-        moving = ", by epoch" if path.suffix == ".gif" else ""
-        return f"{title(figure)}{moving}: {RECIPES[figure].see}."
-    said = CAPTIONS.get(path.stem, path.stem.removeprefix(f"{picture(figure)}_").replace("_", " "))
-    return f"{title(figure)}: {said}."
 
 
 def link(folder: Path, file: str) -> str:

@@ -64,12 +64,15 @@ class Notebook:
         runs: Sequence[Result],
         /,
         **options: Any,
-    ) -> Figure | None:
-        """A figure of results, where there are any; written as NAME.png and NAME.pdf if asked."""
+    ) -> None:
+        """Show a figure of results, where there are any; write NAME.png and NAME.pdf if asked."""
         figure = function(runs, self.scale, **options) if runs else None
-        if figure is not None and self.save:
+        if figure is None:
+            return
+        if self.save:
             plot.save(figure, self.path(name))
-        return figure
+        display(figure, metadata={"picture": name})
+        plt.close(figure)
 
     def path(self, name: str) -> Path:
         """Of a picture, without its suffix."""

@@ -11,7 +11,7 @@ from lab import cli
 from planted_results import plant
 from report import index
 from report.captions import CAPTIONS
-from report.recipes import RECIPES, took
+from report.recipes import RECIPES, picture, took
 from report.rules import CLAIMS, number
 from report.verdicts import NONE, Finding, decided_by
 
@@ -151,7 +151,7 @@ def test_of_a_theorem_the_three_words_are_shown_at_quick_scale_else_ours():
 def test_captions_are_of_pictures_that_are_there_or_not_made_yet():
     root = cli.ROOT / "results"
     there = {path.stem for path in (root / "paper" / "figures").glob("*.png")}
-    own = {figure: index.picture(figure) for figure in RECIPES}
+    own = {figure: picture(figure) for figure in RECIPES}
     assert there <= {*own.values(), *CAPTIONS}
     unmade = [own[f] for f, r in RECIPES.items() if took(root, "paper", r) == "not run here"]
     for absent in {*own.values(), *CAPTIONS} - there:
