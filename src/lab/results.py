@@ -65,6 +65,17 @@ class Result:
         """The epoch in which the replica of a seed diverged, if it did; one replica a seed."""
         return next((entry["epoch"] for entry in self.diverged if entry["seed"] == seed), None)
 
+    def without_diverged(self) -> "Result":
+        """Its arrays without the seeds of which a replica diverged."""
+        gone = [entry["seed"] for entry in self.diverged]
+        kept = np.flatnonzero(~np.isin(self["seed"], gone))
+        axes = self.meta["axes"]
+        arrays = {
+            name: array.take(kept, axes[name].index("seed")) if "seed" in axes[name] else array
+            for name, array in self.arrays.items()
+        }
+        return Result(arrays, self.meta)
+
     @property
     def warning(self) -> str:
         """What has diverged, to stand behind the result's name; empty where nothing has."""

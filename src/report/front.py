@@ -35,7 +35,7 @@ SENTENCES = {
     "fails": "What does not hold, wholly or in part ({}): that the part of second order is small; "
     "that wide networks' features freeze, and hold them back; that the contours of WᵀW adapt; "
     "exponential growth of the surrogate; the same pattern under Adam; that the gap of grokking "
-    "networks widens again.",
+    "networks widens again; the sign of Theorem 3 in networks of squared ReLU.",
     "open": "Not comparable, or not decided by this data ({}): BERT, whose weights could not be "
     "had; which layer of grokking networks rises most; Theorem 4, whose premises fail on every "
     "network tried.",
@@ -65,6 +65,7 @@ NAMED = {
         rules.training.growth,
         rules.training.linearity_adam,
         rules.grokking.grokking_gaps,
+        rules.statements.theorem_3,
     ),
     "open": (
         rules.encoders.fine_tuning,

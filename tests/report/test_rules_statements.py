@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from experiment import statements
+from lab import results
 from planted_results import DATA, around, judge, our_verdict, outcomes, plant, verdict
 from report.rules import lemmas, propositions
 from report.rules import statements as statements_rules
@@ -62,6 +63,25 @@ def test_proposition_1_has_no_exceptions(tmp_path, network, changes, words, own)
     plant_network(tmp_path, network, **arrays)
     assert verdict(tmp_path, propositions.proposition_1, "statements") == words
     assert our_verdict(tmp_path, propositions.proposition_1, "statements") == own
+
+
+def test_a_replica_that_diverged_is_no_exception_to_a_theorem(tmp_path):
+    names = ("bound_unit", "signs_unit", "bound_own", "most", "share")
+    arrays = {f"activation_{name}": np.ones((3, 2, 3, 2)) for name in names}
+    for array in arrays.values():
+        array[1, 1] = np.nan
+    plant_network(tmp_path, "relu", **arrays, rate=RATES)
+    assert verdict(tmp_path, propositions.proposition_1, "statements").startswith("not true")
+    (path,) = (tmp_path / "paper" / "statements").glob("*.npz")
+    result = results.read(path)
+    gone = {"seed": 1, "options": {}, "settings": {}, "epoch": 1}
+    results.write(path, results.Result(result.arrays, result.meta | {"diverged": [gone]}))
+    words = verdict(tmp_path, propositions.proposition_1, "statements")
+    assert words == "true, tight, useful"
+    kept = results.read(path).without_diverged()
+    assert kept["seed"].tolist() == [0, 2]
+    assert kept["activation_most"].shape == (2, 2, 3, 2)
+    assert kept["rate"].tolist() == RATES.tolist()
 
 
 def test_proposition_1_is_of_three_networks(tmp_path):

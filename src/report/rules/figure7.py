@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from experiment import gram_parts, statements, virtual_covariance
+from experiment import gram_parts, virtual_covariance
 from lab.results import Result
 from report.lookup import lookup
 from report.plot import stand_in
+from report.rules.statements import networks
 from report.rules.weights import APART
 from report.verdicts import (
     Finding,
@@ -88,14 +89,13 @@ def higher_correlations(run: Result) -> Iterator[Finding]:
 
 def first_steps(root: Path, scale: str) -> Iterator[Finding]:
     """How near ΔWᵀW and Σ VCS are after the first steps, under plain gradient descent."""
-    for run in lookup(statements, root, scale):
+    for where, run in networks(root, scale):
         error = run["accumulated_error"][:, :, -1]  # (seed, optimizer, layer)
         optimizers = list(run["optimizer"])
         outcome, deciding = all_below(error[:, optimizers.index("plain")], APART)
         largest = (f"{name} {error[:, i].mean(0).max():.2g}" for i, name in enumerate(optimizers))
         number = f"{deciding.text(3)}; largest of a layer "
         number += f"after {run['step'][-1]} steps: {', '.join(largest)}"
-        where = f"{run.label}, {run.config['network']}"
         asked = f"‖ΔWᵀW − Σ VCS‖ / ‖Σ VCS‖ below {APART}"
         yield Finding(where, asked, number, outcome, deciding.seeds, part="control")
 

@@ -35,8 +35,11 @@ ZERO = 1e-9  # relative size of what is zero in float64
 def networks(
     root: Path, scale: str, names: Sequence[str] = (), array: str = ""
 ) -> Iterator[tuple[str, Result]]:
-    """Where, and result, of the networks named, or of all, that have an array."""
-    for run in lookup(statements, root, scale):
+    """Where, and result, of the networks named, or of all, that have an array.
+
+    A theorem is about networks that are there: a replica that diverged takes no part.
+    """
+    for run in map(Result.without_diverged, lookup(statements, root, scale)):
         if (not array or array in run.arrays) and (not names or run.config["network"] in names):
             yield f"{run.label}, {run.config['network']}", run
 

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from experiment import gram_virtual_covariance, statements, swissroll
+from experiment import gram_virtual_covariance, swissroll
 from lab.results import Result
 from report.lookup import lookup
+from report.rules.statements import networks
 from report.verdicts import (
     Finding,
     Part,
@@ -132,11 +133,11 @@ def gram_movement(root: Path, scale: str, figure: str) -> Iterator[Finding]:
 
 def single_steps(root: Path, scale: str) -> Iterator[Finding]:
     """The slope of one step's relative error against the rate, at every moment of training."""
-    for run in lookup(statements, root, scale):
+    for where, run in networks(root, scale):
         order = np.argsort(run["rate"])[:2]
         error = np.log(run["one_step_error"][:, :, order])  # (seed, epoch, rate, layer)
         slopes = np.diff(error, axis=2)[:, :, 0] / np.diff(np.log(run["rate"][order]))
         outcome, deciding = all_above(slopes.reshape(len(slopes), -1), SLOPE)
-        where, asked = f"{run.label}, {run.config['network']}", f"one step: slope above {SLOPE}"
+        asked = f"one step: slope above {SLOPE}"
         number = f"{deciding.text()}; mean {slopes.mean():.3f}"
         yield Finding(where, asked, number, outcome, deciding.seeds, "true")
