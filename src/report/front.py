@@ -155,9 +155,13 @@ def titles_table(judged: Judged) -> str:
 
 
 def summary(judged: Judged) -> str:
-    """Markdown: how many of the paper's claims are in each group, and what that amounts to."""
+    """Markdown: how many of the paper's claims are in each group, and what that amounts to.
+
+    Without the claims' numbers, which a table has further down.
+    """
     papers = {c: rows for c, rows in judged.items() if c.verdicts(flat(rows))[0] != NONE}
-    return " ".join([tally(judged), *sentences(papers)]) + "\n"
+    plain = (SENTENCES[key].replace(" ({})", "") for key, of in grouped(papers).items() if of)
+    return " ".join([tally(judged), *plain]) + "\n"
 
 
 def tally(judged: Judged) -> str:
