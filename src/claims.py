@@ -169,7 +169,8 @@ def main() -> None:
     for path, text in documents(ROOT / "results").items():
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             stale = True
-            print(f"{'out of date' if check else 'wrote'}: {path.relative_to(ROOT)}")
+            state = "out of date, run python src/claims.py" if check else "wrote"
+            print(f"{state}: {path.relative_to(ROOT)}")
             if not check:
                 files.write_whole(path, lambda file, text=text: file.write(text.encode()))
     sys.exit(stale and check)

@@ -273,13 +273,15 @@ def main() -> None:
         print(f"{shown(step)} took {took[i]:.0f} s; {state}", flush=True)
         for figure in () if step.words else step.figures:
             path = folder / "figures" / f"{picture(figure)}.png"
-            print(f"figure {figure}: {path if well else 'failed'}", flush=True)
+            shows = path if path.exists() else "its notebook has not drawn it"
+            print(f"figure {figure}: {shows if well else 'failed'}", flush=True)
     seconds = {
         figure: sum(took[i] for i, step in enumerate(steps) if figure in step.figures)
         for figure in config.figures
     }
     chosen = {c: c.findings(config.results, config.scale, config.figures) for c in CLAIMS}
     print_table(table_rows(config, chosen, seconds, failed))
+    print("each claim by its figures above alone; by all of them: results/CLAIMS.md")
     if config.scale == "quick":
         print("quick scale decides nothing about the paper: results/CLAIMS.md has what was found")
     sys.stdout.flush()  # whatever is wrong with the results of other figures

@@ -66,7 +66,7 @@ def test_the_cell_draws_the_result_of_the_command(tmp_path, monkeypatch):
         scope = {}
         exec(DRAWING, scope)
     assert scope["run"].config["width"] == 512
-    assert len(scope["left"].lines) == len(scope["right"].lines) == 4
+    assert [len(ax.lines) for ax in scope["axes"].flat] == [4, 4]
     plt.close(scope["figure"])
 
 

@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from torch.utils.data import DataLoader
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -109,15 +108,19 @@ def test_the_code_runs_with_the_package_installed(installed, tmp_path):
 
 def test_the_callback_measures_what_a_trainer_trains(tmp_path):
     _, code = (block for kind, block in BLOCKS if kind == "python")
-    rows = [{"input_ids": [i % 5, 1], "labels": i % 2} for i in range(40)]
+    rows = [  # whose inputs are padded
+        {"input_ids": [i, i * 7 % 40, i * 11 % 40], "attention_mask": mask, "labels": i % 2}
+        for i, mask in enumerate([[1, 1, 1], [1, 1, 0]] * 20)
+    ]
     shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
-    model = BertForSequenceClassification(BertConfig(vocab_size=5, **shape, intermediate_size=8))
+    model = BertForSequenceClassification(BertConfig(vocab_size=40, **shape, intermediate_size=8))
     options = {"use_cpu": True, "save_strategy": "no", "report_to": "none", "disable_tqdm": True}
     trainer = Trainer(model, TrainingArguments(str(tmp_path), **options), train_dataset=rows)
-    watch = core.MeasureEvery(
-        1, trainer.model, DataLoader(rows, 20, collate_fn=trainer.data_collator)
-    )
-    exec(code, {"watch": watch, "trainer": trainer, "TrainerCallback": TrainerCallback})
+    scope = {"trainer": trainer, "TrainerCallback": TrainerCallback}
+    scope |= {"MeasureEvery": core.MeasureEvery, "batches": trainer.get_eval_dataloader(rows)}
+    (begin,) = re.findall(r"`(watch = [^`]*)`", PAGES[0].read_text("utf-8"))
+    exec(f"{begin}\n{code}", scope)
+    watch = scope["watch"]
     trainer.train()
     assert list(watch.tables) == [1, 2, 3]
 

@@ -87,7 +87,7 @@ def _wanted(
     fields = {field.name for field in dataclasses.fields(script.Config)}
     changed = {name: value for name, value in changes.items() if name in fields}
     config = cli.preset(script, scale, **changed)
-    return config.hyperparameters() | changes, config.earlier
+    return changes | config.hyperparameters(), config.earlier
 
 
 def _name(script: ModuleType) -> str:

@@ -118,6 +118,7 @@ def findings(root: Path, scale: str, numbers: Sequence[int]) -> str:
         papers, ours = claim.verdicts(found)
         lines.append(
             f"- [Claim {number}]({PAGE}#claim-{number}), {claim.source}: {claim.title}. "
-            f"The paper's: **{papers}**; ours: **{ours}**. Decided by: {decided_by(found)}."
+            f"The paper's: **{papers}**; ours: **{ours}**."
+            + (f" Decided by: {decided_by(found)}." if found else "")
         )
     return "\n".join(lines)

@@ -118,3 +118,16 @@ def test_what_is_missing_is_said_with_the_command_and_what_is_there_instead(tmp_
 def test_spreads_are_two_standard_deviations_and_none_of_one_seed():
     assert mean_spread(np.array([1.0, 2.0, 3.0])) == "2.00 ± 2.00"
     assert mean_spread(np.array([0.25]), 1) == "0.2"
+
+
+def test_a_network_of_ones_own_is_found_by_the_word_of_its_command_line(tmp_path):
+    path = tmp_path / "my_network.py"
+    path.write_text("def build(shape, classes):\n    pass\n")
+    word = f"{path}:build"
+    plant(tmp_path, **target_linearity.Config(architecture=word).hyperparameters())
+    (run,) = lookup(target_linearity, tmp_path, "paper", architecture=word)
+    assert run.config["architecture"].startswith("my_network.py:build ")
+    other = tmp_path / "other" / path.name  # of one name, and another network
+    other.parent.mkdir()
+    other.write_text("def build(shape, classes):\n    return None\n")
+    assert lookup(target_linearity, tmp_path, "paper", architecture=f"{other}:build") == []
