@@ -61,6 +61,12 @@ def over_seeds(values: np.ndarray) -> tuple[np.ndarray, np.ndarray | int]:
         return np.nanmean(values, 0), np.nan_to_num(np.nanstd(values, 0, ddof=1))
 
 
+def seeds(runs: Sequence[Result]) -> str:
+    """How many seeds runs have: "3 or 10 seeds"."""
+    numbers = sorted({len(run["seed"]) for run in runs})
+    return f"{' or '.join(map(str, numbers))} seed{'s' * (numbers != [1])}"
+
+
 def seed_curves(
     ax: Axes,
     x: np.ndarray,

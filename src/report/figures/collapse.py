@@ -17,13 +17,12 @@ def collapse(runs: Sequence[Result], scale: str) -> Figure:
     figure, axes = plot.grid(2 * len(runs), 3)
     for group, run in zip(axes.reshape(-1, 6), runs, strict=True):
         panels(group, run)
-    seeds = " or ".join(sorted({str(len(run["seed"])) for run in runs}))
     return plot.finish(
         figure,
         "Target Linearity and Neural Collapse by epoch and layer, into the terminal phase of "
         "training",
         "Training set, hidden layers from yellow (first) to dark (last); means over "
-        f"{seeds} seeds, bands ± 2 standard deviations, points every seed and epoch. NC1: "
+        f"{plot.seeds(runs)}, bands ± 2 standard deviations, points every seed and epoch. NC1: "
         "variation within classes over that between them; NC2: how far the class means are from a "
         "simplex, in lengths and angles; NC3: how far the classifier is from them; NC4: how often "
         "the nearest class mean decides otherwise than the network. Dashed: 1 / (1 + κ K NC1), "

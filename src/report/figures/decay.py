@@ -19,13 +19,12 @@ def fact(runs: Sequence[Result], scale: str) -> Figure:
     figure, axes = plot.rows(runs, 4, panels, width=3.2, height=2.8)
     axes[0, 2].legend(fontsize=6, ncols=2, loc="lower right")
     plot.shared_legend(figure, axes[:, :1], "outside right upper")
-    seeds = ", ".join(map(str, runs[0]["seed"]))
     return plot.finish(
         figure,
         "FACT at rest under weight decay: its error is ‖WᵀW + AᵀH/λ‖ / ‖WᵀW‖",
-        f"Seeds {seeds}: means, bands ± 2 standard deviations. Dotted: both alike. AdamW's error "
-        "is 1 at any time, for AᵀH/λ is small at its λ. The last layer's AGOP is WᵀW by "
-        "construction and is left out; shift: −(AᵀH + HᵀA).",
+        f"Means over {plot.seeds(runs)}, bands ± 2 standard deviations. Dotted: both alike. "
+        "AdamW's error is 1 at any time, for AᵀH/λ is small at its λ. The last layer's AGOP is "
+        "WᵀW by construction and is left out; shift: −(AᵀH + HᵀA).",
         plot.notes(runs, scale),
     )
 
@@ -53,7 +52,8 @@ def panels(axes: Sequence[Axes], run: Result) -> None:
         for name, (label, color) in COSINES.items():
             values = run[f"cosine_{name}"][shown, ..., layer - 1]
             text = f"{label}, layer {layer}"
-            plot.band(axes[2], run["epoch"], values, text, color, linestyle=linestyle)
+            options = {"linestyle": linestyle, "limits": (-1.0, 1.0)}
+            plot.band(axes[2], run["epoch"], values, text, color, **options)
     loss = run.config["loss"].replace("_", "-")
     axes[0].set(title=f"{run.label}, {loss}", xlabel="epoch", yscale="log")
     axes[0].set_ylabel("error of FACT, largest of a layer")

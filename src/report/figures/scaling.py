@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from lab.results import Result
 from report import plot
@@ -45,8 +46,8 @@ def parametrisations(runs: Sequence[Result], scale: str) -> Figure:
     """By width, of the last hidden layer at the end: movement, TL, test accuracy; a row a set."""
     labels = by_setting(runs, "parametrisation", "width")
     panels = {
-        "feature_change": ("movement of the features", True),
-        "kernel_change": ("movement of the kernel", True),
+        "feature_change": ("features' movement", True),
+        "kernel_change": ("kernel's movement", True),
         "tl": ("Target Linearity", False),
         "test_accuracy": ("test accuracy (%)", False),
     }
@@ -64,16 +65,19 @@ def parametrisations(runs: Sequence[Result], scale: str) -> Figure:
                     ax.plot(order, start.mean(0), ":", color=color)
             ax.set(title=label, xlabel="width", ylabel=ylabel, xscale="log")
             ax.set_xticks(order, order)
-            ax.minorticks_off()
             if log:
                 ax.set_yscale("log")
+                ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                ax.yaxis.set_major_formatter("{x:g}")
+            ax.minorticks_off()
     plot.shared_legend(figure, axes, "outside right center")
     samples, rate = (runs[0].config[key] for key in ("samples", "learning_rate"))
     return plot.finish(
         figure,
         "Lazy or rich, with more samples than units (ours)",
         f"{samples:,} samples at most, SGD, rate {rate:g} at the base width, where all three "
-        "agree. Last hidden layer, training samples. Dotted: before training. Means over seeds, "
+        "agree. Last hidden layer, training samples; movement is relative to the start, "
+        "‖H − H₀‖ / ‖H₀‖ and of HHᵀ. Dotted: before training. Means over seeds, "
         "bands ± 2 standard deviations.",
         plot.missing(runs, scale),
     )

@@ -93,6 +93,5 @@ def turning_point(run: Result) -> str:
 
 def notes(runs: Sequence[Result], scale: str) -> str:
     """Seeds and bands, what differs from the paper, what is missing, and how to add it."""
-    seeds = " or ".join(sorted({str(len(run["seed"])) for run in runs}))
-    spread = f"Means over {seeds} seeds, bands ± 2 standard deviations over them."
+    spread = f"Means over {plot.seeds(runs)}, bands ± 2 standard deviations over them."
     return f"{spread}\n{plot.notes(runs, scale, {'optimizer': runs[0].config['optimizer']})}"

@@ -34,12 +34,11 @@ def _panels(runs: Sequence[Result], height: float) -> tuple[Figure, np.ndarray]:
 
 
 def _notes(runs: Sequence[Result], scale: str) -> list[str]:
-    seeds = " or ".join(sorted({str(len(run["seed"])) for run in runs}))
     samples = runs[0].config["measured"]
     return [
-        f"Means over {seeds} seeds, of {samples:,} training samples; where a layer reads maps or "
-        "tokens, features are averaged over positions for the laws of depth and are rows for the "
-        "cosines.",
+        f"Means over {plot.seeds(runs)}, of {samples:,} training samples; where a layer reads maps "
+        "or tokens, features are averaged over positions for the laws of depth and are rows for "
+        "the cosines.",
         plot.missing([run for run in runs if run.config["kind"] == "mlp"] or runs, scale),
     ]
 
