@@ -51,7 +51,8 @@ RECIPES = {
         "TL and surrogate, SGD",
         ("target_linearity",),
         "figure04_09_target_linearity",
-        "both rise, deeper layers higher; at the text's rate 0.005, not the code's 0.0005",
+        "both rise, deeper layers higher; at the text's rate 0.005, for at the code's 0.0005 the "
+        "text's numbers are not reached",
         {"optimizer": "sgd"},
     ),
     "5": Recipe(
