@@ -149,7 +149,8 @@ def titles_table(judged: Judged) -> str:
     """Markdown: a line a claim, its title and both verdicts."""
     lines = ["|claim|the paper's|ours|", "|---|---|---|"]
     for claim, by_figure in judged.items():
-        cells = (f"{rules.number(claim)}: {claim.title}", *claim.verdicts(flat(by_figure)))
+        verdicts = (said.replace(" by this data", "") for said in claim.verdicts(flat(by_figure)))
+        cells = (f"{rules.number(claim)}: {claim.title}", *verdicts)
         lines.append(f"|{'|'.join(cells)}|")
     return "\n".join(lines) + "\n"
 
