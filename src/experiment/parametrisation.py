@@ -38,7 +38,7 @@ from torch import Tensor
 from lab import cli, hidden, runs, training
 from lab.data import Images
 from lab.models import MLP
-from lab.replicas import Replica, generators, in_batches
+from lab.replicas import Replica, generator, generators, in_batches
 from lab.results import Arrays
 from lab.runs import Run
 
@@ -59,7 +59,7 @@ class Config(cli.Common):
     epochs: int = 20  # passes over the training samples
     every: int = 5  # epochs from one measurement to the next; the last epoch is measured too
     batch_size: int = 64  # samples a step
-    samples: int = 10_000  # training samples, the first
+    samples: int = 10_000  # training samples, drawn once for all runs
     depth: int = 2  # hidden layers
 
     def __post_init__(self) -> None:
@@ -145,8 +145,9 @@ def measures(model: MLP, images: Images, start: Sequence[Tensor]) -> dict[str, T
 
 
 def load(config: Config, dataset: str) -> Images:
-    """The data set with its first training samples alone."""
-    images, rows = cli.load_images(config, dataset), slice(config.samples)
+    """The data set with some of its training samples alone."""
+    images = cli.load_images(config, dataset).shuffled(generator(0, "measurement"))
+    rows = slice(config.samples)
     first = {"x_train": images.x_train[rows], "y_train": images.y_train[rows]}
     return dataclasses.replace(images, **first)
 

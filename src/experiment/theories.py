@@ -67,7 +67,7 @@ class Config(cli.Common):
     epochs: int | None = None  # passes over the training set; None: the network's own
     width: int | None = None  # None: the network's own
     modulus: int = 61  # numbers that are added, from 70 % of the pairs
-    measured: int = 10_000  # training samples that are measured, the first
+    measured: int = 10_000  # training samples that are measured, drawn once for all runs
     shift_every: int = 20  # steps from one Virtual Covariance Shift that is summed to the next
 
     def __post_init__(self) -> None:
@@ -271,6 +271,7 @@ def train(config: Config, name: str, images: Images, replica: Replica) -> Arrays
     """Train the network of one seed; name -> (1, measured epochs, …)."""
     network = config.network(name)
     images = with_random_labels(images, network.random_share, replica.seed)
+    images = images.shuffled(generator(0, "measurement"))  # the first of them are measured
     model = build(network, images, replica.seed).to(config.resolved_device)
     optimizer, summed, steps = make_optimizer(network, model), SummedShift(model), 0
     orders, dtype = [generator(replica.seed, "order")], next(model.parameters()).dtype

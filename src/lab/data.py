@@ -79,6 +79,14 @@ class Images:
         """(x, y) of "train" or "test"."""
         return {"train": (self.x_train, self.y_train), "test": (self.x_test, self.y_test)}[name]
 
+    def shuffled(self, source: torch.Generator) -> "Images":
+        """In another order, training set and test set: data may be sorted by class."""
+        arrays = {}
+        for split in ("train", "test"):
+            order = torch.randperm(len(self.split(split)[1]), generator=source)
+            arrays |= {f"{key}_{split}": getattr(self, f"{key}_{split}")[order] for key in "xy"}
+        return replace(self, **arrays)
+
     def to(self, device: torch.device) -> "Images":
         return replace(self, **{key: getattr(self, key).to(device) for key in KEYS})
 

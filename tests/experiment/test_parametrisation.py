@@ -68,3 +68,16 @@ def test_features_are_of_all_training_samples_in_their_order():
     expected = model.hidden(IMAGES.scale(IMAGES.x_train)[None].expand(2, -1, -1))
     for found, h in zip(parametrisation.features(model, IMAGES), expected, strict=True):
         torch.testing.assert_close(found, h)
+
+
+def test_samples_are_of_every_class_where_data_are_sorted_by_class(monkeypatch):
+    y = torch.arange(4).repeat_interleave(100)
+    images = Images("sorted", y[:, None].float(), y, y[:, None].float(), y)
+    monkeypatch.setattr(parametrisation.cli, "load_images", lambda *_: images)
+    some = parametrisation.load(tiny(parametrisation, samples=100), "sorted")
+    assert len(some.y_train) == 100
+    assert some.y_train.bincount(minlength=4).min() > 10
+    assert torch.equal(some.x_train[:, 0].long(), some.y_train)  # still each with its own
+    assert torch.equal(some.x_test[:, 0].long(), some.y_test)
+    again = parametrisation.load(tiny(parametrisation, samples=100), "sorted")
+    assert torch.equal(some.y_train, again.y_train)

@@ -110,3 +110,17 @@ def test_a_network_of_maps_needs_images(images: Images) -> None:
         patch.setattr(theories.cli, "load_images", lambda *_: flat)
         with pytest.raises(theories.ConfigError, match=r"resnet needs images"):
             theories.check_images(config)
+
+
+def test_what_is_measured_is_of_every_class_where_data_are_sorted_by_class(monkeypatch) -> None:
+    y = torch.arange(3).repeat_interleave(40)
+    x = torch.eye(3)[y] + 0.1 * torch.randn(120, 3, generator=torch.Generator().manual_seed(0))
+    images = Images("sorted", x, y, x, y, unit=1.0)
+    seen = []
+    monkeypatch.setattr(theories, "measures", lambda _, __, images, ___: seen.append(images) or {})
+    config = tiny(theories, epochs=1, width=8, measured=40)
+    theories.train(config, "adam", images, Replica(0))
+    for now in seen:
+        assert now.y_train[:40].bincount(minlength=3).min() > 5  # measured
+        assert now.y_test[:60].bincount(minlength=3).min() > 5  # held out
+    assert seen
