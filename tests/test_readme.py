@@ -106,6 +106,7 @@ def test_the_code_runs_with_the_package_installed(installed, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.filterwarnings("ignore:the targets lie along directions")  # of a random tiny model
 def test_the_callback_measures_what_a_trainer_trains(tmp_path):
     _, code = (block for kind, block in BLOCKS if kind == "python")
     rows = [  # whose inputs are padded
