@@ -20,9 +20,8 @@ class LayerRow:
     m: int  # dimensions of its outputs, per group of a convolution
     n: int  # samples whose features and targets are compared
     tl_in: float  # Target Linearity of the inputs
-    chance_in: (
-        float  # mean TL of unrelated targets, about d / n; d of every position that is not pooled
-    )
+    # mean TL of unrelated targets, about d / n; d of every position that is not pooled
+    chance_in: float
     adjusted_in: float  # (TL − chance) / (1 − chance)
     tl_out: float  # Target Linearity of the outputs
     chance_out: float

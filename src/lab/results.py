@@ -67,6 +67,8 @@ class Result:
 
     def without_diverged(self) -> "Result":
         """Its arrays without the seeds of which a replica diverged."""
+        if not self.diverged:
+            return self
         gone = [entry["seed"] for entry in self.diverged]
         kept = np.flatnonzero(~np.isin(self["seed"], gone))
         axes = self.meta["axes"]
