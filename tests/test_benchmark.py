@@ -108,7 +108,7 @@ def test_computations_are_timed_in_turn(monkeypatch):
 
 def test_the_largest_memory_is_that_of_the_computation():
     assert 24 < timing.peak(lambda: torch.ones(25, 2**18).sum()) < 40  # 25 MB, freed again
-    assert timing.peak(lambda: None) < 5
+    assert timing.PAGE <= timing.peak(lambda: None) < 5
 
 
 def schulz(x):

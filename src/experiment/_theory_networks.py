@@ -27,16 +27,29 @@ class Network:
     epochs: int = 100
     batch_size: int = 64
     random_share: float = 0.0  # of labels that are drawn anew, in training and test set
+    measured: int = 10_000  # training samples that are measured, drawn once for all runs
 
     @property
     def is_addition(self) -> bool:
         return self.kind.startswith("addition")
 
+    @property
+    def is_convolutional(self) -> bool:
+        return self.kind in ("cnn", "resnet")
+
 
 _SGD = Network(kind="mlp", width=256, depth=4, optimizer="SGD", learning_rate=0.005, momentum=0.8)
 _ADAM = Network(kind="mlp", width=256, depth=4, optimizer="Adam", learning_rate=0.0005)
 _LABELS = dataclasses.replace(_SGD, depth=3, momentum=0.95, epochs=200)
-_CNN = Network(kind="cnn", width=32, depth=4, optimizer="Adam", learning_rate=0.0005, epochs=12)
+_CNN = Network(
+    kind="cnn",
+    width=32,
+    depth=4,
+    optimizer="Adam",
+    learning_rate=0.0005,
+    epochs=12,
+    measured=2000,  # each has up to 1,024 positions
+)
 _MODULAR = Network(
     kind="addition_mlp",
     width=256,
@@ -94,7 +107,7 @@ def build(network: Network, images: Images, seed: int) -> nn.Module:
         torch.manual_seed(generator(seed, "weights").initial_seed())
         if network.kind == "addition_transformer":
             return AdditionTransformer(images.classes, network.width, network.depth)
-        if network.kind in ("cnn", "resnet"):
+        if network.is_convolutional:
             kind = {"cnn": CNN, "resnet": ResNet}[network.kind]
             return kind(images.shape, images.classes, network.width, network.depth)
         activation = nn.ReLU if network.is_addition else nn.GELU

@@ -67,8 +67,8 @@ class Config(cli.Common):
     epochs: int | None = None  # passes over the training set; None: the network's own
     width: int | None = None  # None: the network's own
     modulus: int = 61  # numbers that are added, from 70 % of the pairs
-    measured: int = 10_000  # training samples that are measured, drawn once for all runs
-    shift_every: int = 20  # steps from one Virtual Covariance Shift that is summed to the next
+    measured: int | None = None  # training samples; None: the network's own
+    shift_every: int = 50  # steps from one Virtual Covariance Shift that is summed to the next
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -83,7 +83,7 @@ class Config(cli.Common):
 
     def network(self, name: str) -> Network:
         """As this configuration trains it."""
-        own = {key: getattr(self, key) for key in ("epochs", "width")}
+        own = {key: getattr(self, key) for key in ("epochs", "width", "measured")}
         changed = {key: value for key, value in own.items() if value is not None}
         return dataclasses.replace(NETWORKS[name], **changed)
 
@@ -141,8 +141,10 @@ def batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Samples of a split in the model's dtype, and their labels."""
     dtype = next(model.parameters()).dtype
+    is_convolutional = any(isinstance(layer, nn.Conv2d) for layer in model.modules())
+    size = 200 if is_convolutional else 2000  # samples at once, of which caches hold the features
     x, y = (part[rows] for part in images.split(split))
-    for part, labels in zip(x.split(2000), y.split(2000), strict=True):
+    for part, labels in zip(x.split(size), y.split(size), strict=True):
         yield images.scale(part, dtype), labels
 
 
@@ -235,34 +237,34 @@ def accuracy(scores: Tensor, labels: Tensor) -> float:
 
 
 def measures(
-    config: Config, model: nn.Module, images: Images, summed: SummedShift
+    model: nn.Module, images: Images, measured: int, summed: SummedShift
 ) -> dict[str, Tensor]:
-    """All arrays at one epoch, of one replica: (1,) or (1, layer)."""
+    """All arrays at one epoch, of one replica: (1,) or (1, layer); measured: training samples."""
     half = len(images.x_test) // 2
     held_out, test = slice(half), slice(half, None)
     model.eval()
-    scores = predictions(model, images, config.measured, held_out, test)
+    scores = predictions(model, images, measured, held_out, test)
     scores |= whole_gradient(model, images)
     # some measures of untrained features have few digits
     with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
         table = measure(
             model,
-            batches(model, images, "train", slice(config.measured)),
+            batches(model, images, "train", slice(measured)),
             batches(model, images, "test", held_out),
             theories=THEORIES,
             reduction="pool",
         )
-    measured = {row.name: row for row in table}
+    by_name = {row.name: row for row in table}
     rows = []
     for name, layer in summed.layers.items():
         pair = rows_of(layer.weight), rows_of(layer.weight.grad)
-        row = {array: getattr(measured[name], column) for column, array in COLUMNS.items()}
+        row = {array: getattr(by_name[name], column) for column, array in COLUMNS.items()}
         row |= {"fact": fact_cosine(*pair), **summed.cosines(name)}
         rows.append(row)
     model.zero_grad()
     model.train()
     arrays = {name: torch.tensor([[row[name] for row in rows]]).double() for name in rows[0]}
-    pairs = [measured[name].linearity for name in summed.layers][:-1]
+    pairs = [by_name[name].linearity for name in summed.layers][:-1]
     arrays["linearity"] = torch.tensor([pairs]).double()
     return arrays | {name: torch.tensor([value]).double() for name, value in scores.items()}
 
@@ -289,7 +291,7 @@ def train(config: Config, name: str, images: Images, replica: Replica) -> Arrays
                     optimizer.step()
                     optimizer.zero_grad()
             if epoch in measured_epochs(network):
-                epochs.record(measures(config, model, images, summed))
+                epochs.record(measures(model, images, network.measured, summed))
     return epochs.arrays
 
 
@@ -315,7 +317,7 @@ def check_images(config: Config) -> None:
     """Raise ConfigError where a convolutional network is asked for rows of features."""
     for name, dataset in itertools.product(config.networks, config.datasets):
         images = load(config, name, dataset)
-        if NETWORKS[name].kind in ("cnn", "resnet") and len(images.shape) != 3:
+        if NETWORKS[name].is_convolutional and len(images.shape) != 3:
             raise ConfigError(f"{images.name}: {name} needs images (C, H, W), not {images.shape}")
 
 

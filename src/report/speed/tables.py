@@ -39,7 +39,7 @@ def growth_table(points: Sequence[Point]) -> Table:
         sizes, costs, seconds, megabytes = np.array(members).T
         cells = [f"{series}, by {axis}", f"{sizes[0]:,.0f} to {sizes[-1]:,.0f}", ends(seconds)]
         cells += [f"{slope(sizes, values):z.2f}" for values in (seconds, costs)]
-        is_known = (megabytes > 0).all()  # not nan, and more than the process held before
+        is_known = np.isfinite(megabytes).all()
         cells += [ends(megabytes), f"{slope(sizes, megabytes):z.2f}"] if is_known else ["", ""]
         table.append(tuple(cells))
     return table

@@ -13,6 +13,7 @@ from lab.data import Images
 
 ROUNDS = 3
 SECONDS = 0.5  # that each computation is repeated for, in each round
+PAGE = 4096 / 2**20  # MB
 MNIST = (1, 28, 28)  # shape of an image
 
 
@@ -30,12 +31,15 @@ def in_turn(*computations: Callable[[], object], threads: int | None = None) -> 
 
 
 def peak(compute: Callable[[], object]) -> float:
-    """The most MB that a computation holds beyond those before it; nan where no system says."""
+    """The most MB that a computation holds beyond those before it; nan where no system says.
+
+    At least PAGE, below which nothing is seen.
+    """
     if torch.cuda.is_initialized():
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         compute()
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
+        return max(PAGE, (torch.cuda.max_memory_allocated() - before) / 2**20)
     if not (references := Path("/proc/self/clear_refs")).exists():  # Linux alone
         return math.nan
     with suppress(AttributeError, OSError):  # glibc alone: hand back what was freed
@@ -43,7 +47,7 @@ def peak(compute: Callable[[], object]) -> float:
     references.write_text("5")  # the largest memory is counted from here on
     before = _status("VmRSS")
     compute()
-    return (_status("VmHWM") - before) / 1024
+    return max(PAGE, (_status("VmHWM") - before) / 1024)
 
 
 def _status(key: str) -> int:
