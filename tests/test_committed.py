@@ -2,18 +2,20 @@
 
 import base64
 import io
-import shutil
 
 import nbformat
 import numpy as np
 import pytest
+from IPython.core.pylabtools import print_figure
 from matplotlib import image
+from matplotlib.figure import Figure
 
 import reproduce
-from report.recipes import RECIPES, took
+from report import notebook, plot
+from report.recipes import RECIPES
 from reproduction import ROOT
 
-RESULTS = ROOT / "results"
+FIGURES = ROOT / "results" / "paper" / "figures"
 NOTEBOOKS = sorted({recipe.notebook for recipe in RECIPES.values()})
 # other versions of the libraries set a letter a little differently; other colours, or another
 # number, change more
@@ -27,11 +29,16 @@ def differing(first, second):
     return float((abs(a - b).max(-1) > LEVEL).mean()) if a.shape == b.shape else 1.0
 
 
-def drawn(notebook):
-    """The pictures that a notebook holds, in order."""
+def committed(name):
+    return nbformat.read(ROOT / "notebook" / f"{name}.ipynb", as_version=4)
+
+
+def held(notebook):
+    """The pictures that a notebook holds, in order: name, or None, and bytes."""
     outputs = (output for cell in notebook.cells for output in cell.get("outputs", ()))
-    pictures = (output.get("data", {}).get("image/png") for output in outputs)
-    return [io.BytesIO(base64.b64decode(picture)) for picture in pictures if picture]
+    pictures = [output for output in outputs if "image/png" in output.get("data", {})]
+    contents = (base64.b64decode(picture["data"]["image/png"]) for picture in pictures)
+    return list(zip((p["metadata"].get("picture") for p in pictures), contents, strict=True))
 
 
 def test_a_picture_in_other_colours_is_another(tmp_path):
@@ -46,25 +53,47 @@ def test_a_picture_in_other_colours_is_another(tmp_path):
     assert differing(names[0], names[1]) <= PIXELS < differing(names[0], names[2])
 
 
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_notebook_holds_the_pictures_as_they_were_written(name):
+    for picture, content in held(committed(name)):
+        if picture is not None:
+            assert (FIGURES / f"{picture}.png").read_bytes() == content, picture
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_pictures_and_notebook_are_up_to_date(name, tmp_path):
-    shutil.copytree(RESULTS / "paper", tmp_path / "paper", ignore=shutil.ignore_patterns("figures"))
-    committed = nbformat.read(ROOT / "notebook" / f"{name}.ipynb", as_version=4)
-    now = reproduce.executed(name, reproduce.Config(results=tmp_path))
-    recipes = [recipe for recipe in RECIPES.values() if recipe.notebook == name]
-    is_made = any(took(RESULTS, "paper", recipe) != "not run here" for recipe in recipes)
-    assert len(drawn(committed)) == len(drawn(now))
-    assert bool(drawn(now)) == is_made
-    pairs = zip(drawn(committed), drawn(now), strict=True)
-    shares = {f"picture {i} of {name}.ipynb": differing(*pair) for i, pair in enumerate(pairs)}
-    for path in sorted((tmp_path / "paper" / "figures").glob("*.png")):
-        shares[path.name] = differing(RESULTS / "paper" / "figures" / path.name, path)
+def test_pictures_are_what_the_code_draws_now(name, tmp_path, monkeypatch):
+    config, sliders = reproduce.Config(), []
+
+    def save(figure, path):
+        figure.savefig(tmp_path / f"{path.name}.png")
+
+    def display(*objects, **_):
+        for figure in objects:
+            if isinstance(figure, Figure):
+                sliders.append(print_figure(figure))
+
+    def save_animation(animation, *_, **__):
+        animation._draw_was_started = True  # else its end warns
+
+    monkeypatch.setattr(plot, "save", save)
+    monkeypatch.setattr(plot, "save_animation", save_animation)
+    monkeypatch.setattr(notebook, "display", display)
+    for variable in reproduce.environment(config):
+        monkeypatch.setenv(variable, "")
+    assert reproduce.run_notebook(name, config)
+    pictures = held(committed(name))
+    names = sorted(path.stem for path in tmp_path.iterdir())
+    assert names == sorted(picture for picture, _ in pictures if picture)
+    shares = {n: differing(FIGURES / f"{n}.png", tmp_path / f"{n}.png") for n in names}
+    moved = [content for picture, content in pictures if not picture]
+    for i, pair in enumerate(zip(moved, sliders, strict=True)):
+        shares[f"slider {i}"] = differing(*map(io.BytesIO, pair))
     stale = {where: share for where, share in shares.items() if share > PIXELS}
     assert not stale, f"run python src/reproduce.py: {stale}"
 
 
 def test_every_committed_picture_is_drawn_by_a_notebook():
-    names = {path.stem for path in (RESULTS / "paper" / "figures").glob("*.png")}
+    names = {path.stem for path in FIGURES.glob("*.png")}
     pictures = tuple(RECIPES[figure].picture or f"figure{figure}" for figure in RECIPES)
     assert [name for name in sorted(names) if not name.startswith((*pictures, "whitening"))] == []

@@ -146,6 +146,10 @@ class TestSettings:
             asked.draw("some", an_empty_figure, [1])
             names = sorted(path.name for path in here.path("some").parent.iterdir())
             assert names == ["some.pdf", "some.png"]
+            (((picture,), said),) = shown[1:]
+            assert picture.data == here.path("some").with_suffix(".png").read_bytes()
+            assert said == {"metadata": {"picture": "some"}}
+            del shown[1:]
             shutil.rmtree(here.path("some").parent)
 
     def test_results_are_in_the_papers_order_of_data_or_those_that_are_asked_for(self, here):

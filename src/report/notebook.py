@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import Any
 
 import matplotlib.pyplot as plt
-from IPython.display import Markdown, display
+from IPython.display import Image, Markdown, display
 from matplotlib.figure import Figure
 
 from lab.errors import ConfigError
@@ -65,13 +65,16 @@ class Notebook:
         /,
         **options: Any,
     ) -> None:
-        """Show a figure of results, where there are any; write NAME.png and NAME.pdf if asked."""
+        """Show a figure of results, if there are any; asked to save, write and show NAME.png."""
         figure = function(runs, self.scale, **options) if runs else None
         if figure is None:
             return
+        shown: Any = figure
         if self.save:
             plot.save(figure, self.path(name))
-        display(figure, metadata={"picture": name})
+            width = round(100 * figure.get_figwidth())  # of pixels, as on other screens
+            shown = Image(filename=self.path(name).with_suffix(".png"), width=width)
+        display(shown, metadata={"picture": name})
         plt.close(figure)
 
     def path(self, name: str) -> Path:

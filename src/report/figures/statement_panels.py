@@ -87,7 +87,7 @@ def accumulated(ax: Axes, networks: Networks) -> None:
         for i, optimizer in enumerate(run["optimizer"]):
             cosine = run["accumulated_cosine"][:, i].clip(max=1)  # (seed, step, layer)
             apart = np.sqrt(1 - cosine**2).mean(-1)
-            options = {"log": True, "linestyle": styles[network]}
+            options = {"log": True, "linestyle": styles[network], "limits": plot.UNIT}
             label = str(optimizer) if network == "relu" else None
             plot.band(ax, run["step"], apart, label, f"C{i}", **options)
     line_styles(ax, {styles[name]: NAMES[name][0].partition(",")[0] for name in styles})
@@ -136,7 +136,8 @@ def bounds_of_linearity(ax: Axes, networks: Networks) -> None:
         where = from_the_last(ax, run)
         for array, linestyle in styles.items():
             name = label.partition(",")[0] if linestyle == "-" else None
-            plot.band(ax, where, run[array][:, -1], name, color, linestyle=linestyle)
+            options = {"linestyle": linestyle, "limits": plot.UNIT}
+            plot.band(ax, where, run[array][:, -1], name, color, **options)
     words = ("TL₁", "Y on the columns of GY", "Y on GY", "S / (‖Z‖²_op ‖Y‖²)")
     line_styles(ax, dict(zip(styles.values(), words, strict=True)))
     ax.set(ylabel="TL₁ and bounds", ylim=(0, 1.05), title="our bounds of TL₁, after training")
@@ -308,7 +309,7 @@ def proposition4(ax: Axes, networks: Networks) -> None:
     for run, label, color in present(networks, *names, array="expansion_sum"):
         for suffix, linestyle in (("", "-"), ("_not_centred", "--")):
             largest = np.abs(run[f"expansion_sum{suffix}"]).max(-1)
-            options = {"log": True, "linestyle": linestyle}
+            options = {"log": True, "linestyle": linestyle, "limits": plot.UNIT}
             name = None if suffix else label
             by_epoch(ax, run, largest.clip(1e-18), name, color, **options)
     line_styles(ax, {"-": "Σf = 0", "--": "Σf ≠ 0"})
