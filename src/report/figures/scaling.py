@@ -46,20 +46,21 @@ def parametrisations(runs: Sequence[Result], scale: str) -> Figure:
     """By width, of the last hidden layer at the end: movement, TL, test accuracy; a row a set."""
     labels = by_setting(runs, "parametrisation", "width")
     panels = {
-        "feature_change": ("features' movement", True),
-        "kernel_change": ("kernel's movement", True),
-        "tl": ("Target Linearity", False),
-        "test_accuracy": ("test accuracy (%)", False),
+        "feature_change": ("features' movement", None),
+        "kernel_change": ("kernel's movement", None),
+        "tl": ("Target Linearity", plot.UNIT),
+        "test_accuracy": ("test accuracy (%)", plot.PERCENT),
     }
     figure, axes = plot.grid(len(labels), len(panels), width=2.7)
     for row, (label, kinds) in zip(axes, labels.items(), strict=True):
-        for ax, (name, (ylabel, log)) in zip(row, panels.items(), strict=True):
+        for ax, (name, (ylabel, limits)) in zip(row, panels.items(), strict=True):
+            log = limits is None
             for kind, widths in kinds.items():
                 words, color = KINDS[kind]
                 order = sorted(widths)
                 last = [widths[w][name][:, -1] for w in order]
                 values = np.stack([v[:, -1] if v.ndim > 1 else 100 * v for v in last], 1)
-                plot.band(ax, np.array(order), values, words, color, log=log)
+                plot.band(ax, np.array(order), values, words, color, log=log, limits=limits)
                 if name == "tl":
                     start = np.stack([widths[w]["tl"][:, 0, -1] for w in order], 1)
                     ax.plot(order, start.mean(0), ":", color=color)
