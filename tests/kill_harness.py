@@ -54,6 +54,7 @@ for name in ("replace", "unlink", "rmdir"):
         return _call(*arguments, **keywords)
     setattr(os, name, count)
 """
+AGAIN = "it is tried once more"  # ends the line of a worker that died
 JOBLIB = ("joblib will operate in serial mode", 'joblib will operate in serial mode" % (e,))')
 
 
@@ -231,7 +232,7 @@ def strike(subject: Subject, folder: Path, way: str, rng: random.Random, tally: 
         took = time.monotonic() - started
     where = f"{subject.name}, {way} after {moment:.1f} s, status {process.returncode}"
     if way == "kill at a write":
-        running = process.returncode == -signal.SIGKILL or "tried once more" in err
+        running = process.returncode == -signal.SIGKILL or AGAIN in err
     if way == "full disk":
         running = "File too large" in err
     if not running:
@@ -244,8 +245,8 @@ def strike(subject: Subject, folder: Path, way: str, rng: random.Random, tally: 
             tally.note("hung", f"{where}: ended after {took:.1f} s")
     if way in ("kill a worker",) and process.returncode != 0:
         tally.note("lost", f"{where}: {err.strip()}")
-    # joblib warns, in two lines, where it is imported while nothing can be written
-    own = [line for line in err.splitlines() if not line.endswith(JOBLIB)]
+    # a line each; joblib warns, in two, where it is imported while nothing can be written
+    own = [line for line in err.splitlines() if not line.endswith((AGAIN, *JOBLIB))]
     if "Traceback" in err or len(own) > 1:
         tally.note("tracebacks", f"{where}: {err.strip()}")
     _, alive = psutil.wait_procs(children, timeout=in_time)

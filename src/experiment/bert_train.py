@@ -207,6 +207,8 @@ def fine_tune(config: Config, texts: Texts, seed: int) -> Arrays:
     anew = config.overwrite and (is_distributed() or planned.partial.begin(f"seed{seed}"))
     by_epoch = [{**origin, "epoch": epoch} for epoch in range(1, config.epochs + 1)]
     if not anew and not any(map(resuming.problem, every, by_epoch)):
+        if is_first_process():  # a run that was ended here has left them
+            resuming.drop_resuming(every)
         state = TrainerState.load_from_json(str(every[-1] / TRAINER_STATE_NAME))
         return fine_tuning.curves(state.log_history, config.epochs)
     last = None if anew else resuming.resume_point(every, origin)

@@ -361,7 +361,10 @@ class TestResuming:
         )
         texts, expected = alone.load_texts(SENTENCE), result(finished, bert_train, SENTENCE)
         assert_first_seed(tune(alone), expected)
+        left = bert_train.checkpoint(alone, texts, 0, 2) / "optimizer.pt"
+        left.write_bytes(b"by a run that was ended before it could remove it")
         assert_first_seed(tune(alone), expected)  # is finished: not trained again
+        assert not left.exists()
         assert resumed == [str(bert_train.checkpoint(alone, texts, 0, 1))]
         shutil.rmtree(bert_train.checkpoint(alone, texts, 0, 1))
         (bert_train.checkpoint(alone, texts, 0, 2) / marked.MARK).unlink()
