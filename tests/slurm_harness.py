@@ -38,7 +38,7 @@ from kill_harness import command, start
 EXPERIMENT = HERE.parent / "src" / "experiment"
 FLAGS = {
     "swissroll": "--seeds 0 1 2 3 --epochs 200",
-    "bert_train": "--tasks toy_sst2 --seeds 0 1 2 3 4 --epochs 16 --samples 100 --toy.width 16 "
+    "bert_train": "--tasks toy_sst2 --seeds 0 1 2 3 4 --epochs 60 --samples 100 --toy.width 16 "
     "--toy.depth 1 --toy.corpus 40 --toy.epochs 1 --toy.examples 2000",
 }
 # runs in every process: notes which files are made, and which tasks Slurm has started again

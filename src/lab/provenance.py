@@ -35,7 +35,8 @@ def commit_of(place: Path) -> str:
     environment = {name: v for name, v in os.environ.items() if not name.startswith("GIT_")}
 
     def git(*words: str) -> str:
-        command = ["git", "-C", str(place.parents[2]), *words]
+        # without a lock of the index, which a program that is killed would leave
+        command = ["git", "--no-optional-locks", "-C", str(place.parents[2]), *words]
         options = {"capture_output": True, "text": True, "check": True}
         return subprocess.run(command, env=environment, **options).stdout.strip()
 
@@ -44,9 +45,10 @@ def commit_of(place: Path) -> str:
         git("ls-files", "--error-unmatch", str(place))
         if below:
             return "unknown"
-        described = git("describe", "--always", "--dirty", "--abbrev=12")
-        new = git("ls-files", "--others", "--exclude-standard", "src")
-        return f"{described.removesuffix('-dirty')}-dirty" if new else described
+        described = git("describe", "--always", "--abbrev=12")
+        differs = git("status", "--porcelain", "--untracked-files=no")
+        differs += git("ls-files", "--others", "--exclude-standard", "src")
+        return f"{described}-dirty" if differs else described
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

@@ -60,6 +60,13 @@ class TestCommit:
         (root / "src" / "lab" / "provenance.py").write_text("edited")
         assert self.said(root) == f"{commit}-dirty"
 
+    def test_is_read_without_writing_the_index(self, root):
+        commit, module = make_repository(root, "src"), root / "src" / "lab" / "provenance.py"
+        os.utime(module, (0, 0))  # git would note that it looked again, under a lock
+        index = (root / ".git" / "index").read_bytes()
+        assert self.said(root) == commit
+        assert (root / ".git" / "index").read_bytes() == index
+
     def test_is_unknown_within_another_repository(self, root):
         assert self.said(root) == "unknown"
         make_repository(root.parent)
