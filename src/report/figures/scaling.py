@@ -37,7 +37,7 @@ def covariance_learning(runs: Sequence[Result], scale: str) -> Figure:
     return plot.finish(
         figure,
         "A step that gives WᵀW the Virtual Covariance Shift itself (ours)",
-        "Means over seeds, bands ± 2 standard deviations.",
+        "Means over seeds that did not diverge, bands ± 2 standard deviations.",
         plot.missing(runs, scale),
     )
 

@@ -27,8 +27,12 @@ def by_setting(runs: Sequence[Result], name: str, value: str) -> dict[str, Runs]
 
 
 def best(rates: dict[float, Result], epoch: int) -> Result:
-    """Of the rate whose mean test accuracy is highest after an epoch."""
-    return max(rates.values(), key=lambda run: run["test_accuracy"][:, epoch].mean())
+    """Of the rate whose mean test accuracy is highest after an epoch; none where one diverged."""
+
+    def accuracy(run: Result) -> float:
+        return float(np.nan_to_num(run["test_accuracy"][:, epoch].mean(), nan=-np.inf))
+
+    return max(rates.values(), key=accuracy)
 
 
 @claim(
