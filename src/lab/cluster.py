@@ -61,6 +61,7 @@ class Task:
         device = self.config.resolved_device
         key = provenance.key(self.fingerprint, device)
         partial = Partial(self.path, key, apart=self.config.overwrite)
+        files.remove(_error(partial, self.held))  # of an earlier start, which Slurm repeats
         try:
             if self.config.device not in ("auto", device):
                 reason = "the job has no GPU: add --cluster-options gpus=1"

@@ -131,6 +131,15 @@ class TestJobs:
         assert task.function.function.trained == ALL[:1]
         assert runs.kept(run, 0) is not None
 
+    def test_that_start_again_forget_what_they_ended_with(self, late_slurm, tmp_path):
+        (run, *_) = planned = plan(tmp_path, cluster="slurm", jobs=None)
+        submit_only(planned)
+        task = next(iter(late_slurm.waiting.values()))
+        said = cluster._error(run.partial, task.held)
+        files.write_whole(said, lambda file: file.write(b"{}"))
+        task()
+        assert not said.exists()
+
     def test_take_what_was_made_without_a_cluster(self, slurm, tmp_path):
         with pytest.raises(KeyboardInterrupt):
             train(plan(tmp_path), Trainer(1))

@@ -105,6 +105,13 @@ def test_whitening_is_judged_beside_its_control_at_equal_and_at_best_rates(tmp_p
     assert verdict(tmp_path, whitening.whitening, "2") == "not comparable"  # all of it is ours
 
 
+def test_a_rate_at_which_a_replica_diverged_is_nobodys_best(tmp_path):
+    for rate, final in ((0.01, np.nan), (0.1, 0.9)):
+        plant_arm(tmp_path, "plain", final, rate)
+    rates = whitening.arms(whiten, tmp_path, "paper")["mnist"]["plain"]
+    assert whitening.best(rates) is rates[0.1]
+
+
 @pytest.mark.parametrize(
     ("plain", "matched", "expected"),
     [(0.5, 0.8, ["met", "met"]), (0.5, 0.95, ["met", "not met"]), (0.95, 0.8, ["not met", "met"])],

@@ -57,8 +57,13 @@ def part_of(figure: str, run: Result) -> Part:
 
 
 def best(rates: dict[float, Result]) -> Result | None:
-    """The result with the highest mean final test accuracy, where there is more than one rate."""
-    return max(rates.values(), key=lambda run: accuracy(run).mean()) if len(rates) > 1 else None
+    """The result with the highest mean final test accuracy, where there is more than one rate.
+
+    None of a rate at which a replica diverged.
+    """
+    if len(rates) < 2:
+        return None
+    return max(rates.values(), key=lambda run: np.nan_to_num(accuracy(run).mean(), nan=-np.inf))
 
 
 def gain(run: Result) -> np.ndarray:
