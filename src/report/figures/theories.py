@@ -27,18 +27,22 @@ def in_order(runs: Sequence[Result]) -> list[Result]:
 
 def _panels(runs: Sequence[Result], height: float) -> tuple[Figure, np.ndarray]:
     """An axes a result, the others switched off."""
-    figure, axes = plot.grid(-(-len(runs) // COLUMNS), min(COLUMNS, len(runs)), height=height)
+    rows, columns = -(-len(runs) // COLUMNS), min(COLUMNS, len(runs))
+    # title and notes take an inch, and 9 to be set in
+    size = {"width": max(3.3, 9 / columns), "height": height + 1 / rows}
+    figure, axes = plot.grid(rows, columns, **size)
     for ax in axes.flat[len(runs) :]:
         ax.set_axis_off()
     return figure, axes
 
 
 def _notes(runs: Sequence[Result], scale: str) -> list[str]:
-    samples = runs[0].config["measured"]
+    numbers = sorted({run.config["measured"] for run in runs}, reverse=True)
+    samples = " or ".join(f"{number:,}" for number in numbers)
     return [
-        f"Means over {plot.seeds(runs)}, of {samples:,} training samples; where a layer reads maps "
-        "or tokens, features are averaged over positions for the laws of depth and are rows for "
-        "the cosines.",
+        f"Means over {plot.seeds(runs)}, of at most {samples} training samples; where a layer "
+        "reads maps or tokens, features are averaged over positions for the laws of depth and are "
+        "rows for the cosines.",
         plot.missing([run for run in runs if run.config["kind"] == "mlp"] or runs, scale),
     ]
 
