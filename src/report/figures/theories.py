@@ -14,9 +14,10 @@ COLUMNS = 4
 # of the matrix, array -> row; the first four are those of the claim
 ROWS = RELATIONS | {"gwa_in": "AᵀA", "shift": "VCS now"}
 ABOUT = (
-    "ΣVCS: the Virtual Covariance Shift (this paper), to first order, summed over every "
-    "{every}th step; AGOP: the Neural Feature Ansatz; FACT: −AᵀH of the whole training set; HᵀH "
-    "and AᵀA: the Canonical Representation Hypothesis; VCS now: −(AᵀH + HᵀA) at this moment."
+    "ΣVCS: the Virtual Covariance Shift (this paper) of the gradient, whatever the optimizer, to "
+    "first order, summed over every {every}th step; AGOP: the Neural Feature Ansatz; FACT: −AᵀH "
+    "of the whole training set; HᵀH and AᵀA: the Canonical Representation Hypothesis; VCS now: "
+    "−(AᵀH + HᵀA) at this moment."
 )
 
 
