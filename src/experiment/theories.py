@@ -68,7 +68,6 @@ class Config(cli.Common):
     width: int | None = None  # None: the network's own
     modulus: int = 61  # numbers that are added, from 70 % of the pairs
     measured: int | None = None  # training samples; None: the network's own
-    shift_every: int = 50  # steps from one Virtual Covariance Shift that is summed to the next
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -154,7 +153,10 @@ def rows_of(weight: Tensor) -> Tensor:
 
 
 class SummedShift:
-    """The sum over steps of −γ(AᵀH + HᵀA) = −γ(Wᵀ ∂L/∂W + its transpose), of each layer."""
+    """The sum over steps of −γ(AᵀH + HᵀA) = −γ(Wᵀ ∂L/∂W + its transpose), of each layer.
+
+    Of every step: that of a part of them is mostly the noise of their batches.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self.layers = gram_layers(model)
@@ -275,7 +277,7 @@ def train(config: Config, name: str, images: Images, replica: Replica) -> Arrays
     images = with_random_labels(images, network.random_share, replica.seed)
     images = images.shuffled(generator(0, "measurement"))  # the first of them are measured
     model = build(network, images, replica.seed).to(config.resolved_device)
-    optimizer, summed, steps = make_optimizer(network, model), SummedShift(model), 0
+    optimizer, summed = make_optimizer(network, model), SummedShift(model)
     orders, dtype = [generator(replica.seed, "order")], next(model.parameters()).dtype
     description = f"{images.name} {name} seed {replica.seed}"
     with training.Epochs(network.epochs, model, description, tuple(AXES)) as epochs:
@@ -285,9 +287,7 @@ def train(config: Config, name: str, images: Images, replica: Replica) -> Arrays
                     images, network.batch_size, orders, dtype
                 ):
                     functional.cross_entropy(model(x), y).backward()
-                    if steps % config.shift_every == 0:
-                        summed.add(network.learning_rate)
-                    steps += 1
+                    summed.add(network.learning_rate)
                     optimizer.step()
                     optimizer.zero_grad()
             if epoch in measured_epochs(network):

@@ -54,6 +54,16 @@ def test_the_summed_shift_is_that_of_features_and_their_gradients(images: Images
         assert summed.cosines(name)["summed_shift"] == pytest.approx(cosine(gram, shift), abs=1e-5)
 
 
+def test_the_gram_changes_by_the_sum_over_all_steps(images: Images, monkeypatch) -> None:
+    """Theorem 1: of gradient descent, up to a term of second order in the rate."""
+    descent = dataclasses.replace(
+        NETWORKS["sgd"], width=8, epochs=3, learning_rate=1e-3, momentum=0.0, batch_size=10
+    )
+    monkeypatch.setitem(NETWORKS, "sgd", descent)
+    arrays = theories.train(theories.Config(device="cpu"), "sgd", images, Replica(0))
+    assert arrays["change_shift"][:, -1] == pytest.approx(1, abs=1e-3)
+
+
 def test_the_whole_gradient_is_of_the_mean_loss(images: Images) -> None:
     model = network("cnn", images)
     scores = theories.whole_gradient(model, images)

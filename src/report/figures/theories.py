@@ -15,9 +15,9 @@ COLUMNS = 4
 ROWS = RELATIONS | {"gwa_in": "AᵀA", "shift": "VCS now"}
 ABOUT = (
     "ΣVCS: the Virtual Covariance Shift (this paper) of the gradient, whatever the optimizer, to "
-    "first order, summed over every {every}th step; AGOP: the Neural Feature Ansatz; FACT: −AᵀH "
-    "of the whole training set; HᵀH and AᵀA: the Canonical Representation Hypothesis; VCS now: "
-    "−(AᵀH + HᵀA) at this moment."
+    "first order, summed over all steps; AGOP: the Neural Feature Ansatz; FACT: −AᵀH of the whole "
+    "training set; HᵀH and AᵀA: the Canonical Representation Hypothesis; VCS now: −(AᵀH + HᵀA) at "
+    "this moment."
 )
 
 
@@ -66,10 +66,9 @@ def matrix(runs: Sequence[Result], scale: str) -> Figure:
         ax.set(title=named(run), xlabel="layer")
         ax.grid(False)
     figure.colorbar(image, ax=axes, label="cosine with WᵀW", shrink=0.8)
-    about = ABOUT.format(every=runs[0].config["shift_every"])
     title = "What theories expect WᵀW to be near to, at the end of training (ours)"
     last = "At the last layer the AGOP is WᵀW by construction."
-    return plot.finish(figure, title, about, last, *_notes(runs, scale))
+    return plot.finish(figure, title, ABOUT, last, *_notes(runs, scale))
 
 
 def while_training(runs: Sequence[Result], scale: str) -> Figure:
@@ -84,8 +83,7 @@ def while_training(runs: Sequence[Result], scale: str) -> Figure:
         ax.set_ylim(min(0, ax.get_ylim()[0]), 1.02)
     plot.shared_legend(figure, axes, "outside right center")
     title = "The same while training, averaged over all layers but the last (ours)"
-    about = ABOUT.format(every=runs[0].config["shift_every"])
-    return plot.finish(figure, title, about, "Bands ± 2 standard deviations.", *_notes(runs, scale))
+    return plot.finish(figure, title, ABOUT, "Bands ± 2 standard deviations.", *_notes(runs, scale))
 
 
 def laws(runs: Sequence[Result], scale: str) -> Figure | None:
