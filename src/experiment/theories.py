@@ -155,7 +155,7 @@ def rows_of(weight: Tensor) -> Tensor:
 class SummedShift:
     """The sum over steps of −γ(AᵀH + HᵀA) = −γ(Wᵀ ∂L/∂W + its transpose), of each layer.
 
-    Of every step: that of a part of them is mostly the noise of their batches.
+    Over every step: a sum over some of them is mostly the noise of their batches.
     """
 
     def __init__(self, model: nn.Module) -> None:

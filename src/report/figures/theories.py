@@ -87,7 +87,7 @@ def while_training(runs: Sequence[Result], scale: str) -> Figure:
 
 
 def laws(runs: Sequence[Result], scale: str) -> Figure | None:
-    """1 − TL, separation, compression and discrimination by layer, before and after training."""
+    """1 − TL, separation, compression and discrimination by layer, at the end of training."""
     runs = of_images(in_order(runs))
     if not runs:
         return None
