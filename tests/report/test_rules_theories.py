@@ -6,6 +6,8 @@ from scipy.stats import spearmanr
 
 from experiment import theories
 from planted_results import around, judge, our_verdict, plant
+from report.figures.theories import matrix
+from report.lookup import lookup
 from report.rules import theories as rules
 
 SEEDS, MARKS, LAYERS = 3, 3, 5
@@ -80,6 +82,7 @@ def deep(index, layers=LAYERS, factor=0.3):
         "separation": 20 * falls,
         "compression": 5 * falls,
         "discrimination": 0.1 * index + flat(0.1, len(index)),
+        "train_accuracy": np.full((SEEDS, MARKS), 0.7),
     }
 
 
@@ -90,6 +93,8 @@ class TestLaws:
         flat_labels["separation"] = flat(50) + np.array([0, 9, 2, 8, 1])
         planted(tmp_path, "random_labels", random=1.0, **flat_labels)
         assert our_verdict(tmp_path, rules.laws, "theories") == "holds; control met"
+        findings = judge(tmp_path, rules.laws, "theories")
+        assert sum("0.70 of them are fitted" in f.number for f in findings) == 1
 
     def test_one_term_a_layer_is_another_law(self, tmp_path):
         arrays = deep(np.arange(LAYERS))
@@ -158,6 +163,15 @@ class TestBeyondProbe:
         expected = np.corrcoef(*residuals)[0, 1]
         assert rules.partial_rank_correlation(x, y, given) == pytest.approx(expected)
         assert expected < spearmanr(x, y).statistic
+
+
+def test_the_picture_names_epochs_that_are_not_the_networks_own(tmp_path):
+    arrays = near(gwa_in=0.2, shift=0.1) | {"epoch": np.arange(MARKS), "layer": np.arange(LAYERS)}
+    for network, epochs in (("sgd", 20), ("adam", 20), ("cnn", 12)):
+        settings = {"network": network, "kind": "mlp", "epochs": epochs, "measured": 500}
+        plant(tmp_path, theories, f"planted-{network}", arrays, **settings)
+    note = matrix(lookup(theories, tmp_path, "paper"), "paper").get_supxlabel()
+    assert "Epochs: 20 (by default 100) of sgd, adam; 12 of cnn." in note
 
 
 def test_without_results_nothing_is_measured(tmp_path):

@@ -37,6 +37,17 @@ def _panels(runs: Sequence[Result], height: float) -> tuple[Figure, np.ndarray]:
     return figure, axes
 
 
+def _epochs(runs: Sequence[Result]) -> str:
+    """Epochs of each network, and the script's own where these are others."""
+    networks: dict[str, dict[str, None]] = {}
+    for run in runs:
+        name, epochs = run.config["network"], run.config["epochs"]
+        own = theories.NETWORKS[name].epochs
+        words = f"{epochs}" if epochs == own else f"{epochs} (by default {own})"
+        networks.setdefault(words, {})[name] = None
+    return "Epochs: " + "; ".join(f"{k} of {', '.join(v)}" for k, v in networks.items()) + "."
+
+
 def _notes(runs: Sequence[Result], scale: str) -> list[str]:
     numbers = sorted({run.config["measured"] for run in runs}, reverse=True)
     samples = " or ".join(f"{number:,}" for number in numbers)
@@ -44,6 +55,7 @@ def _notes(runs: Sequence[Result], scale: str) -> list[str]:
         f"Means over {plot.seeds(runs)}, of at most {samples} training samples; where a layer "
         "reads maps or tokens, features are averaged over positions for the laws of depth and are "
         "rows for the cosines.",
+        _epochs(runs),
         plot.missing([run for run in runs if run.config["kind"] == "mlp"] or runs, scale),
     ]
 
@@ -92,14 +104,13 @@ def laws(runs: Sequence[Result], scale: str) -> Figure | None:
     if not runs:
         return None
     figure, axes = plot.grid(1, len(LAWS), width=2.9, height=3.2)
-    colors = plot.layer_colors(len(runs))
     for ax, (name, (what, sign)) in zip(axes.flat, LAWS.items(), strict=True):
-        for run, color in zip(runs, colors, strict=True):
+        for i, run in enumerate(runs):
             index, values = by_depth(run, name)
             style = "--" if run.config["random_share"] else "-"
             log = sign < 0
-            plot.band(ax, index, values, named(run), color, log=log, linestyle=style)
-            ax.plot(index, values.mean(0), ".", color=color)
+            plot.band(ax, index, values, named(run), f"C{i}", log=log, linestyle=style)
+            ax.plot(index, values.mean(0), ".", color=f"C{i}")
         ax.set(title=what, xlabel="layer that reads them", yscale="log" if sign < 0 else "linear")
     plot.shared_legend(figure, axes, "outside right center")
     title = "Laws of depth at the end of training: one factor a layer is a straight line (ours)"

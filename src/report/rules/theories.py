@@ -126,7 +126,8 @@ def laws(root: Path, scale: str, figure: str) -> Iterator[Finding]:
             index, values = by_depth(run, "separation")
             number = interval(straightness(index, np.log(values)))
             asked = f"correlation of the logarithm of separation above −{STRAIGHT}"
-            text = f"{number.text(3)}; {means(values, '.3g')}"
+            fitted = f"{run['train_accuracy'][:, -1].mean():.2f} of them are fitted"
+            text = f"{number.text(3)}; {means(values, '.3g')}; {fitted}"
             outcome = above(number, -STRAIGHT)
             yield Finding(named(run), asked, text, outcome, number.seeds, "control")
             continue
