@@ -92,6 +92,8 @@ def while_training(runs: Sequence[Result], scale: str) -> Figure:
             values = run[name][:, 1:, :-1].mean(-1)
             plot.band(ax, run["epoch"][1:], values, label, f"C{i}", limits=(-1, 1))
         ax.set(title=named(run), xlabel="epoch", ylabel="cosine with WᵀW", xscale="log")
+        ax.set_xticks(run["epoch"][1:], run["epoch"][1:], fontsize="small")
+        ax.minorticks_off()
         ax.set_ylim(min(0, ax.get_ylim()[0]), 1.02)
     plot.shared_legend(figure, axes, "outside right center")
     title = "The same while training, averaged over all layers but the last (ours)"
@@ -114,9 +116,11 @@ def laws(runs: Sequence[Result], scale: str) -> Figure | None:
         ax.set(title=what, xlabel="layer that reads them", yscale="log" if sign < 0 else "linear")
     plot.shared_legend(figure, axes, "outside right center")
     title = "Laws of depth at the end of training: one factor a layer is a straight line (ours)"
+    random = [run["train_accuracy"][:, -1].mean() for run in runs if run.config["random_share"]]
+    fitted = "".join(f", of which {share:.0%} are fitted" for share in random)
     about = (
         "1 − TL: equal gain a layer; tr(Σ_W Σ_B⁺): law of data separation (He and Su); "
         "tr Σ_W / tr Σ_B and 1 − max cos: compression and discrimination (Wang et al.), the last "
-        "on a linear axis. Dashed: random labels. Bands ± 2 standard deviations."
+        f"on a linear axis. Dashed: random labels{fitted}. Bands ± 2 standard deviations."
     )
     return plot.finish(figure, title, about, *_notes(runs, scale))
