@@ -51,8 +51,7 @@ RECIPES = {
         "TL and surrogate, SGD",
         ("target_linearity",),
         "figure04_09_target_linearity",
-        "both rise, deeper layers higher; at the text's rate 0.005, for at the code's 0.0005 the "
-        "text's numbers are not reached",
+        "both rise, deeper layers higher; less at the code's rate, a tenth of the text's",
         {"optimizer": "sgd"},
     ),
     "5": Recipe(
