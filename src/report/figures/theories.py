@@ -45,7 +45,8 @@ def _epochs(runs: Sequence[Result]) -> str:
         own = theories.NETWORKS[name].epochs
         words = f"{epochs}" if epochs == own else f"{epochs} (by default {own})"
         networks.setdefault(words, {})[name] = None
-    return "Epochs: " + "; ".join(f"{k} of {', '.join(v)}" for k, v in networks.items()) + "."
+    words = "; ".join(f"{k} of {', '.join(v)}" for k, v in networks.items())
+    return f"Epochs: {words}. NAME_1e-4 and NAME_5e-4 have this weight decay, sgd and adam none."
 
 
 def _notes(runs: Sequence[Result], scale: str) -> list[str]:
@@ -77,7 +78,7 @@ def matrix(runs: Sequence[Result], scale: str) -> Figure:
         ax.set_xticks(range(0, len(layers), step), layers[::step])
         ax.set(title=named(run), xlabel="layer")
         ax.grid(False)
-    figure.colorbar(image, ax=axes, label="cosine with WᵀW", shrink=0.8)
+    figure.colorbar(image, ax=axes, label="cosine with WᵀW", shrink=0.8, extend="min")
     title = "What theories expect WᵀW to be near to, at the end of training (ours)"
     last = "At the last layer the AGOP is WᵀW by construction."
     return plot.finish(figure, title, ABOUT, last, *_notes(runs, scale))
