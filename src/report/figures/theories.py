@@ -38,15 +38,15 @@ def _panels(runs: Sequence[Result], height: float) -> tuple[Figure, np.ndarray]:
 
 
 def _epochs(runs: Sequence[Result]) -> str:
-    """Epochs of each network, and the script's own where these are others."""
+    """Epochs of each network, the script's own where these are others, and what names mean."""
     networks: dict[str, dict[str, None]] = {}
     for run in runs:
         name, epochs = run.config["network"], run.config["epochs"]
         own = theories.NETWORKS[name].epochs
-        words = f"{epochs}" if epochs == own else f"{epochs} (by default {own})"
-        networks.setdefault(words, {})[name] = None
-    words = "; ".join(f"{k} of {', '.join(v)}" for k, v in networks.items())
-    return f"Epochs: {words}. NAME_1e-4 and NAME_5e-4 have this weight decay, sgd and adam none."
+        number = f"{epochs}" if epochs == own else f"{epochs} (by default {own})"
+        networks.setdefault(number, {})[name] = None
+    listed = "; ".join(f"{number} of {', '.join(names)}" for number, names in networks.items())
+    return f"Epochs: {listed}. NAME_1e-4 and NAME_5e-4 have this weight decay, sgd and adam none."
 
 
 def _notes(runs: Sequence[Result], scale: str) -> list[str]:
