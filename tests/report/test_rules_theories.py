@@ -1,5 +1,6 @@
 """Planted results: the claims about what other theories expect."""
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
@@ -170,8 +171,9 @@ def test_the_picture_names_epochs_that_are_not_the_networks_own(tmp_path):
     for network, epochs in (("sgd", 20), ("adam", 20), ("cnn", 12)):
         settings = {"network": network, "kind": "mlp", "epochs": epochs, "measured": 500}
         plant(tmp_path, theories, f"planted-{network}", arrays, **settings)
-    note = matrix(lookup(theories, tmp_path, "paper"), "paper").get_supxlabel()
-    assert "Epochs: 20 (by default 100) of sgd, adam; 12 of cnn." in note
+    figure = matrix(lookup(theories, tmp_path, "paper"), "paper")
+    assert "Epochs: 20 (by default 100) of sgd, adam; 12 of cnn." in figure.get_supxlabel()
+    plt.close(figure)
 
 
 def test_without_results_nothing_is_measured(tmp_path):
