@@ -28,17 +28,16 @@ SETTINGS = {
 # what each group of verdicts amounts to; {} are the claims whose verdict is in it
 SENTENCES = {
     "stands": "What stands ({}): the chain rule's identities and Theorem 1 to first order; a Swiss "
-    "roll that straightens; Target Linearity that rises in training and with depth under SGD, and "
-    "with lower β in autoencoders, and that goes with generalisation.",
+    "roll that straightens; Target Linearity that rises in training and with depth under SGD, until "
+    "a network groks, and with lower β in autoencoders, and that goes with generalisation.",
     "little": "What is true but says little ({}): Theorem 2, whose printed bound never passes −1; "
     "Lemma 3's first-order terms; Lemma 4's bound; Propositions 3 and 4.",
     "fails": "What does not hold, wholly or in part ({}): that the part of second order is small; "
     "that wide networks' features freeze, and hold them back; that the contours of WᵀW adapt; "
     "exponential growth of the surrogate; the same pattern under Adam; that the gap of grokking "
     "networks widens again; the sign of Theorem 3 in networks of squared ReLU.",
-    "open": "Not comparable, or not decided by this data ({}): BERT, whose weights could not be "
-    "had; which layer of grokking networks rises most; Theorem 4, whose premises fail on every "
-    "network tried.",
+    "open": "Not comparable, not applicable, or not decided by this data ({}): BERT, whose weights "
+    "could not be had; Theorem 4, whose premises fail on every network tried.",
     "ours": "Findings of ours ({}).",
 }
 # the claims that these sentences speak of
@@ -49,6 +48,7 @@ NAMED = {
         rules.training.linearity,
         rules.models.autoencoders,
         rules.generalisation.generalisation,
+        rules.grokking.grokking_rise,
     ),
     "little": (
         rules.statements.theorem_2,
@@ -70,7 +70,6 @@ NAMED = {
     "open": (
         rules.encoders.fine_tuning,
         rules.encoders.pre_training,
-        rules.grokking.grokking_rise,
         rules.statements.theorem_4,
     ),
 }

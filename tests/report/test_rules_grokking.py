@@ -13,7 +13,7 @@ FALLS, WIDENS = "the gap falls at the onset of grokking", "the gap widens again 
 MOVES = f"correlation above {grokking.MOVES_WITH}"
 RISES = "TL rises from memorisation to grokking"
 SATURATES = "TL saturates: it changes by less an epoch after grokking than before, in 10⁻⁴"
-SHARP = "layer 2 rises sharply, by more than other layers"
+SHARP = "layer 2 rises sharply: by more an epoch as it groks than in all others, in 10⁻⁴"
 
 
 def run_of(root):
@@ -128,12 +128,24 @@ def test_linearity_must_rise_until_grokking_and_then_saturate(tmp_path, flicker)
         (RISES, {"last": 0.2, "second": 0.0}),
         (SATURATES, {**FITS, "after": 0.9}),  # goes on as steeply
         (SATURATES, {**FITS, "after": -0.9}),  # and does not stay by falling
-        (SHARP, {"last": 0.6, "second": 0.2}),
+        (SHARP, {**FITS, "second": 0.05, "after": 0.4}),  # most of the rise comes later
+        (SHARP, {**FITS, "second": 0.0}),  # or came before
     ],
 )
 def test_linearity_that_does_not_is_found(tmp_path, asked, made):
     plant_grokking(tmp_path, 0.5, **made)
     assert outcomes(tmp_path, rules.grokking_rise, "13")[asked] == "not met"
+
+
+def test_a_rise_an_epoch_is_that_of_its_epochs(tmp_path):
+    plant_grokking(tmp_path, 0.5, **FITS)
+    run = run_of(tmp_path)
+    start, end = int(grokking.onset(run)[0]), int(grokking.grokked(run)[0])
+    steps = np.diff(np.median(run["train_tl"], axis=0)[:, 1])  # of seed 1, without flicker
+    meanwhile = steps[start:end]
+    truth = 1e4 * (meanwhile.mean() - np.concatenate([steps[:start], steps[end:]]).mean())
+    (found,) = [f for f in judge(tmp_path, rules.grokking_rise, "13") if f.asked == SHARP]
+    assert float(found.number.split()[0]) == pytest.approx(truth, rel=0.02)
 
 
 def test_a_rise_without_grokking_is_no_sign_of_it(tmp_path):

@@ -241,6 +241,15 @@ CHANGES = (
         "medians over 21 epochs, 0.9 of the seed's own best; saturation and layer 2 are asked too",
     ),
     Change(
+        rules.grokking.grokking_rise,
+        "from the largest generalisation gap to grokking TL of layer 2 rises by more than that of "
+        "every other layer",
+        "not decided by this data",
+        "the text says sharply as grokking emerges, which is about time; that the gap to the last "
+        "layer narrows is another sentence, of claim 8, where the same number is asked again",
+        "by more an epoch than in all other epochs",
+    ),
+    Change(
         rules.training.growth,
         "from epoch 1 on",
         "holds in part",
