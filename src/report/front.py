@@ -28,8 +28,8 @@ SETTINGS = {
 # what each group of verdicts amounts to; {} are the claims whose verdict is in it
 SENTENCES = {
     "stands": "What stands ({}): the chain rule's identities and Theorem 1 to first order; a Swiss "
-    "roll that straightens; Target Linearity that rises in training and with depth under SGD, until "
-    "a network groks, and with lower β in autoencoders, and that goes with generalisation.",
+    "roll that straightens; Target Linearity that rises in training and with depth under SGD, "
+    "until a network groks, and with lower β in autoencoders, and that goes with generalisation.",
     "little": "What is true but says little ({}): Theorem 2, whose printed bound never passes −1; "
     "Lemma 3's first-order terms; Lemma 4's bound; Propositions 3 and 4.",
     "fails": "What does not hold, wholly or in part ({}): that the part of second order is small; "

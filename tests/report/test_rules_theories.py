@@ -1,5 +1,7 @@
 """Planted results: the claims about what other theories expect."""
 
+import dataclasses
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -166,13 +168,17 @@ class TestBeyondProbe:
         assert expected < spearmanr(x, y).statistic
 
 
-def test_the_picture_names_epochs_that_are_not_the_networks_own(tmp_path):
+CHANGED = {"sgd": {"epochs": 20}, "adam": {"epochs": 20}, "cnn": {}, "resnet": {"width": 8}}
+
+
+def test_the_picture_names_settings_that_are_not_the_networks_own(tmp_path):
     arrays = near(gwa_in=0.2, shift=0.1) | {"epoch": np.arange(MARKS), "layer": np.arange(LAYERS)}
-    for network, epochs in (("sgd", 20), ("adam", 20), ("cnn", 12)):
-        settings = {"network": network, "kind": "mlp", "epochs": epochs, "measured": 500}
-        plant(tmp_path, theories, f"planted-{network}", arrays, **settings)
+    for network, changed in CHANGED.items():
+        settings = dataclasses.asdict(theories.NETWORKS[network]) | changed
+        plant(tmp_path, theories, f"planted-{network}", arrays, network=network, **settings)
     figure = matrix(lookup(theories, tmp_path, "paper"), "paper")
-    assert "Epochs: 20 (by default 100) of sgd, adam; 12 of cnn." in figure.get_supxlabel()
+    said = figure.get_supxlabel().replace("\n", " ")
+    assert "sgd, adam: epochs 20 (100); cnn: epochs 12; resnet: epochs 12, width 8 (32);" in said
     plt.close(figure)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from experiment import target_linearity
 from lab.results import Result
 from report import plot
 from report.figures.target_linearity import ACCURACIES
@@ -17,7 +18,7 @@ def by_depth(runs: Sequence[Result], _: str) -> Figure:
     figure, axes = plot.grid(len(runs), 2, width=3.8, height=2.7)
     every = []
     for (left, right), run in zip(axes, runs, strict=True):
-        title = f"{run.config['architecture']}, {run.label}"
+        title = f"{run.config['architecture']}, {run.label}, {run.config['optimizer'].title()}"
         plot.layer_curves(left, run, run["train_tl"], "Target Linearity", limits=plot.UNIT)
         left.set(title=title, ylim=(0, None))
         every += [left, right, plot.accuracy_axis(left, run, ACCURACIES)]
@@ -29,11 +30,13 @@ def by_depth(runs: Sequence[Result], _: str) -> Figure:
             plot.band(right, run["layer"], above_chance, None, color, linestyle="--")
         right.set(title=title, xlabel="hidden layer", ylabel="Target Linearity", ylim=(0, None))
     plot.shared_legend(figure, np.array(every), "outside right center")
-    config, seeds = runs[0].config, len(runs[0]["seed"])
+    preset = target_linearity.Config(optimizer="adam")
+    own = ("architecture", "optimizer", "width", "depth")  # of a network, not of Figure 4
     return plot.finish(
         figure,
         "Figure 4's measure in other networks (ours)",
         "On the right solid lines are the training set, dashed ones the test set, less chance.",
-        f"{config['optimizer'].title()}, {config['epochs']} epochs. Means over {seeds} seeds, "
-        "bands ± 2 standard deviations. cifar10_jpeg: CIFAR-10 from a JPEG copy.",
+        f"Means over {plot.seeds(runs)}, bands ± 2 standard deviations. cifar10_jpeg: CIFAR-10 "
+        "from a JPEG copy.",
+        "\n".join(plot.differences(runs, preset, own)),
     )

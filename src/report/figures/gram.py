@@ -23,9 +23,9 @@ def gram(runs: Sequence[Result], scale: str) -> Figure:
         "product (AGOP)",
         "ΔG: change of WᵀW since the start; ΔVC: of the Virtual Covariance, accumulated. Layer 1 "
         "reads the pixels, layer 3 is the read-out, whose AGOP is WᵀW itself. Means over "
-        f"{len(runs[0]['seed'])} seeds, bands ± 2 standard deviations. Residual of the Feature "
+        f"{plot.seeds(runs)}, bands ± 2 standard deviations. Residual of the Feature "
         f"Learning Equation in float64: {largest:.0e} at most.",
-        plot.missing(runs, scale),
+        plot.notes(runs, scale),
     )
 
 

@@ -38,7 +38,7 @@ def covariance_learning(runs: Sequence[Result], scale: str) -> Figure:
         figure,
         "A step that gives WᵀW the Virtual Covariance Shift itself (ours)",
         "Means over seeds that did not diverge, bands ± 2 standard deviations.",
-        plot.missing(runs, scale),
+        plot.notes(runs, scale),
     )
 
 
@@ -78,7 +78,7 @@ def parametrisations(runs: Sequence[Result], scale: str) -> Figure:
         "Lazy or rich, with more samples than units (ours)",
         f"{samples:,} samples at most, SGD, rate {rate:g} at the base width, where all three "
         "agree. Last hidden layer, training samples; movement is relative to the start, "
-        "‖H − H₀‖ / ‖H₀‖ and of HHᵀ. Dotted: before training. Means over seeds, "
-        "bands ± 2 standard deviations.",
-        plot.missing(runs, scale),
+        "‖H − H₀‖ / ‖H₀‖ and of HHᵀ. Dotted: before training. Means over "
+        f"{plot.seeds(runs)}, bands ± 2 standard deviations.",
+        plot.notes(runs, scale),
     )

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiment import statements
 from lab.results import Result
 from report import plot
 from report.figures import statement_panels as panels
@@ -85,7 +86,9 @@ def page(runs: Sequence[Result], scale: str, name: str) -> Figure:
         if entries:
             options = {"loc": "upper center", "fontsize": 7, "ncols": 2, "labelspacing": 0.3}
             column[-1].legend(entries.values(), entries.keys(), **options)
-    return plot.finish(figure, title, note, plot.missing(runs, scale) if scale == "paper" else "")
+    changed = plot.differences(runs, statements.Config(), ignore=("seeds",))
+    lacking = plot.missing(runs, scale) if scale == "paper" else ""
+    return plot.finish(figure, title, note, f"{plot.seeds(runs)}.", *changed, lacking)
 
 
 def autoencoders(runs: Sequence[Result], scale: str) -> Figure:

@@ -1,5 +1,6 @@
 """What theories of feature learning expect of the same networks, side by side."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -37,16 +38,18 @@ def _panels(runs: Sequence[Result], height: float) -> tuple[Figure, np.ndarray]:
     return figure, axes
 
 
-def _epochs(runs: Sequence[Result]) -> str:
-    """Epochs of each network, the script's own where these are others, and what names mean."""
+def _settings(runs: Sequence[Result]) -> str:
+    """Epochs of each network, what else is not its own setting, and what names mean."""
     networks: dict[str, dict[str, None]] = {}
     for run in runs:
-        name, epochs = run.config["network"], run.config["epochs"]
-        own = theories.NETWORKS[name].epochs
-        number = f"{epochs}" if epochs == own else f"{epochs} (by default {own})"
-        networks.setdefault(number, {})[name] = None
-    listed = "; ".join(f"{number} of {', '.join(names)}" for number, names in networks.items())
-    return f"Epochs: {listed}. NAME_1e-4 and NAME_5e-4 have this weight decay, sgd and adam none."
+        name = run.config["network"]
+        own = dataclasses.asdict(theories.NETWORKS[name])
+        changed = {k: f" ({own[k]})" for k in own if run.config.get(k, own[k]) != own[k]}
+        values = [f"{k} {run.config[k]}{changed.get(k, '')}" for k in {"epochs": None} | changed]
+        networks.setdefault(", ".join(values), {})[name] = None
+    listed = "; ".join(f"{', '.join(names)}: {values}" for values, names in networks.items())
+    names = "NAME_1e-4 and NAME_5e-4 have this weight decay, sgd and adam none."
+    return f"{listed}; in parentheses what the script has. {names}"
 
 
 def _notes(runs: Sequence[Result], scale: str) -> list[str]:
@@ -56,7 +59,7 @@ def _notes(runs: Sequence[Result], scale: str) -> list[str]:
         f"Means over {plot.seeds(runs)}, of at most {samples} training samples; where a layer "
         "reads maps or tokens, features are averaged over positions for the laws of depth and are "
         "rows for the cosines.",
-        _epochs(runs),
+        _settings(runs),
         plot.missing([run for run in runs if run.config["kind"] == "mlp"] or runs, scale),
     ]
 
@@ -118,7 +121,8 @@ def laws(runs: Sequence[Result], scale: str) -> Figure | None:
     plot.shared_legend(figure, axes, "outside right center")
     title = "Laws of depth at the end of training: one factor a layer is a straight line (ours)"
     random = [run["train_accuracy"][:, -1].mean() for run in runs if run.config["random_share"]]
-    fitted = "".join(f", of which {share:.0%} are fitted" for share in random)
+    shares = " and ".join(f"{share:.0%}" for share in random)
+    fitted = f", of which {shares} are fitted" if random else ""
     about = (
         "1 − TL: equal gain a layer; tr(Σ_W Σ_B⁺): law of data separation (He and Su); "
         "tr Σ_W / tr Σ_B and 1 − max cos: compression and discrimination (Wang et al.), the last "
