@@ -14,6 +14,8 @@ from report import plot
 from report.quoted import ENCODERS
 from report.rules.encoders import KINDS, kind, seen
 
+BANDS = "Curves by layer: means over seeds, bands ± 2 standard deviations."
+
 
 def in_order(runs: Sequence[Result]) -> list[Result]:
     """The paper's order of panels; other data of the same kind stand for the paper's."""
@@ -39,6 +41,7 @@ def figure11(runs: Sequence[Result], scale: str) -> Figure:
     return plot.finish(
         figure,
         title("Figure 11", runs),
+        BANDS,
         plot.notes(runs, scale, None, ("model", "seeds"), "bert_train", task="tasks"),
         *(f"{kind(run)}: {seen(run)}." for run in runs if seen(run)),
         "The published code kept 256 random dimensions and drew no chance level; here all d are "
@@ -62,6 +65,7 @@ def validation(runs: Sequence[Result], scale: str, trained: Sequence[Result]) ->
         "Above, with the least-squares map of the training rows; in the middle, with a map of "
         "their own; below, how fine-tuning went, thin lines each seed. emb: the embeddings; a "
         "first token's is the same in every sentence, so TL is zero there.",
+        BANDS,
     )
 
 
@@ -80,6 +84,7 @@ def longer(
         figure,
         title("Figure 11, trained for longer", shown),
         "After the figure's epochs the validation score of these tasks was still rising.",
+        BANDS,
     )
 
 

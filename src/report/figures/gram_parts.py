@@ -58,7 +58,7 @@ def parts(runs: Sequence[Result], scale: str, longer: Sequence[Result]) -> Figur
         figure,
         f"What the Gram's change is made of: {', '.join(labels)}",
         "ΔWᵀW since the start = Σ VCS + second order, Σ γ² (GᵀG − AᵀA), exactly; shares are of tr "
-        f"ΔWᵀW. Means over {len(runs[0]['seed'])} seeds, and each seed thin or as a point. A share "
+        f"ΔWᵀW. Means over {plot.seeds(runs)}, and each seed thin or as a point. A share "
         "above one: the shift's own trace is negative; such a setting is in no fit. Slope 2: noise "
         "of batches at a given number of epochs. Controls: Σ "
         "γ²‖G‖² of labels permuted once, which leave nothing to learn but single samples, over "

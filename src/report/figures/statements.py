@@ -88,7 +88,8 @@ def page(runs: Sequence[Result], scale: str, name: str) -> Figure:
             column[-1].legend(entries.values(), entries.keys(), **options)
     changed = plot.differences(runs, statements.Config(), ignore=("seeds",))
     lacking = plot.missing(runs, scale) if scale == "paper" else ""
-    return plot.finish(figure, title, note, f"{plot.seeds(runs)}.", *changed, lacking)
+    means = f"Lines: means over {plot.seeds(runs)}, bands ± 2 standard deviations."
+    return plot.finish(figure, title, note, means, *changed, lacking)
 
 
 def autoencoders(runs: Sequence[Result], scale: str) -> Figure:
