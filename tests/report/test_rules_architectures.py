@@ -92,7 +92,7 @@ def test_a_row_a_network_with_a_curve_a_layer(tmp_path):
     titles = [ax.get_title() for ax in figure.axes if ax.get_title()]
     names = architectures.ARCHITECTURES
     assert titles == [f"{name}, {CIFAR}, Adam" for name in names for _ in "ab"]
-    assert "epochs 12 (100)" in figure.get_supxlabel()
+    assert figure.get_supxlabel().endswith(": epochs 12 (100)")
     by_layer = figure.axes[1]
     np.testing.assert_allclose(by_layer.lines[-2].get_ydata(), np.array(END) * (1 + 1e-4))
     plt.close(figure)

@@ -16,8 +16,10 @@ MARKS = (0, 1, -1)  # measurements whose TL is drawn by layer: the start, one ep
 def by_depth(runs: Sequence[Result], _: str) -> Figure:
     """A row a result: TL of every hidden layer by epoch, with accuracies; and TL by layer."""
     figure, axes = plot.grid(len(runs), 2, width=3.8, height=2.7)
-    every = []
+    every, changed = [], []
     for (left, right), run in zip(axes, runs, strict=True):
+        own = {key: run.config[key] for key in ("architecture", "optimizer")}
+        changed += plot.differences([run], target_linearity.Config(**own))
         title = f"{run.config['architecture']}, {run.label}, {run.config['optimizer'].title()}"
         plot.layer_curves(left, run, run["train_tl"], "Target Linearity", limits=plot.UNIT)
         left.set(title=title, ylim=(0, None))
@@ -30,13 +32,11 @@ def by_depth(runs: Sequence[Result], _: str) -> Figure:
             plot.band(right, run["layer"], above_chance, None, color, linestyle="--")
         right.set(title=title, xlabel="hidden layer", ylabel="Target Linearity", ylim=(0, None))
     plot.shared_legend(figure, np.array(every), "outside right center")
-    preset = target_linearity.Config(optimizer="adam")
-    own = ("architecture", "optimizer", "width", "depth")  # of a network, not of Figure 4
     return plot.finish(
         figure,
         "Figure 4's measure in other networks (ours)",
         "On the right solid lines are the training set, dashed ones the test set, less chance.",
         f"Means over {plot.seeds(runs)}, bands ± 2 standard deviations. cifar10_jpeg: CIFAR-10 "
         "from a JPEG copy.",
-        "\n".join(plot.differences(runs, preset, own)),
+        *changed,
     )
