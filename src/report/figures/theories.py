@@ -48,8 +48,8 @@ def _settings(runs: Sequence[Result]) -> str:
         values = [f"{k} {run.config[k]}{changed.get(k, '')}" for k in {"epochs": None} | changed]
         networks.setdefault(", ".join(values), {})[name] = None
     listed = "; ".join(f"{', '.join(names)}: {values}" for values, names in networks.items())
-    names = "NAME_1e-4 and NAME_5e-4 have this weight decay, sgd and adam none."
-    return f"{listed}; in parentheses what the script has. {names}"
+    decays = "NAME_1e-4 and NAME_5e-4 have this weight decay, sgd and adam none."
+    return f"{listed}; in parentheses what the script has. {decays}"
 
 
 def _notes(runs: Sequence[Result], scale: str) -> list[str]:
