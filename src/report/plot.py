@@ -67,6 +67,11 @@ def seeds(runs: Sequence[Result]) -> str:
     return f"{' or '.join(map(str, numbers))} seed{'s' * (numbers != [1])}"
 
 
+def means(runs: Sequence[Result]) -> str:
+    """What the curves of `band` are, for the note below them."""
+    return f"Means over {seeds(runs)}, bands ± 2 standard deviations."
+
+
 def seed_curves(
     ax: Axes,
     x: np.ndarray,
@@ -134,8 +139,12 @@ def differences(runs: Sequence[Result], preset: Any, ignore: Sequence[str] = ())
         ]
         sets.add(", ".join(f"{k} {run.config[k]} ({expected[k]})" for k in unlike))
     start = "Changed from the defaults (the paper's, where it has them)"
-    diverged = [f"{run.name}{run.warning}" for run in runs if run.warning]
-    return [*(f"{start}: {line}" for line in sorted(sets - {""})), *diverged]
+    return [*(f"{start}: {line}" for line in sorted(sets - {""})), *diverged(runs)]
+
+
+def diverged(runs: Sequence[Result]) -> list[str]:
+    """A line for each result of which a replica diverged."""
+    return [f"{run.name}{run.warning}" for run in runs if run.warning]
 
 
 def stand_in(label: str) -> str:

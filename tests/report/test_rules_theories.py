@@ -8,6 +8,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from experiment import theories
+from lab import results
 from planted_results import around, judge, our_verdict, plant
 from report.figures.theories import matrix
 from report.lookup import lookup
@@ -171,14 +172,19 @@ class TestBeyondProbe:
 CHANGED = {"sgd": {"epochs": 20}, "adam": {"epochs": 20}, "cnn": {}, "resnet": {"width": 8}}
 
 
-def test_the_picture_names_settings_that_are_not_the_networks_own(tmp_path):
+def test_the_picture_names_changed_settings_and_replicas_that_diverged(tmp_path):
     arrays = near(gwa_in=0.2, shift=0.1) | {"epoch": np.arange(MARKS), "layer": np.arange(LAYERS)}
     for network, changed in CHANGED.items():
         settings = dataclasses.asdict(theories.NETWORKS[network]) | changed
         plant(tmp_path, theories, f"planted-{network}", arrays, network=network, **settings)
+    (path,) = tmp_path.rglob("planted-cnn*.npz")
+    result = results.read(path)
+    result.meta["diverged"] = [{"seed": 1, "epoch": 4}]
+    results.write(path, result)
     figure = matrix(lookup(theories, tmp_path, "paper"), "paper")
     said = figure.get_supxlabel().replace("\n", " ")
     assert "sgd, adam: epochs 20 (100); cnn: epochs 12; resnet: epochs 12, width 8 (32);" in said
+    assert "planted-cnn; seed 1 diverged in epoch 4" in said
     plt.close(figure)
 
 

@@ -36,7 +36,6 @@ def by_depth(runs: Sequence[Result], _: str) -> Figure:
         figure,
         "Figure 4's measure in other networks (ours)",
         "On the right solid lines are the training set, dashed ones the test set, less chance.",
-        f"Means over {plot.seeds(runs)}, bands ± 2 standard deviations. cifar10_jpeg: CIFAR-10 "
-        "from a JPEG copy.",
+        f"{plot.means(runs)} cifar10_jpeg: CIFAR-10 from a JPEG copy.",
         *changed,
     )

@@ -22,9 +22,9 @@ def fact(runs: Sequence[Result], scale: str) -> Figure:
     return plot.finish(
         figure,
         "FACT at rest under weight decay: its error is ‖WᵀW + AᵀH/λ‖ / ‖WᵀW‖",
-        f"Means over {plot.seeds(runs)}, bands ± 2 standard deviations. Dotted: both alike. "
-        "AdamW's error is 1 at any time, for AᵀH/λ is small at its λ. The last layer's AGOP is "
-        "WᵀW by construction and is left out; shift: −(AᵀH + HᵀA).",
+        f"{plot.means(runs)} Dotted: both alike. AdamW's error is 1 at any time, for AᵀH/λ is "
+        "small at its λ. The last layer's AGOP is WᵀW by construction and is left out; shift: "
+        "−(AᵀH + HᵀA).",
         plot.notes(runs, scale),
     )
 

@@ -22,9 +22,9 @@ def gram(runs: Sequence[Result], scale: str) -> Figure:
         "The Gram's change against the Virtual Covariance's, and the average gradient outer "
         "product (AGOP)",
         "ΔG: change of WᵀW since the start; ΔVC: of the Virtual Covariance, accumulated. Layer 1 "
-        "reads the pixels, layer 3 is the read-out, whose AGOP is WᵀW itself. Means over "
-        f"{plot.seeds(runs)}, bands ± 2 standard deviations. Residual of the Feature "
-        f"Learning Equation in float64: {largest:.0e} at most.",
+        "reads the pixels, layer 3 is the read-out, whose AGOP is WᵀW itself. "
+        f"{plot.means(runs)} Residual of the Feature Learning Equation in float64: {largest:.0e} "
+        "at most.",
         plot.notes(runs, scale),
     )
 

@@ -78,7 +78,6 @@ def parametrisations(runs: Sequence[Result], scale: str) -> Figure:
         "Lazy or rich, with more samples than units (ours)",
         f"{samples:,} samples at most, SGD, rate {rate:g} at the base width, where all three "
         "agree. Last hidden layer, training samples; movement is relative to the start, "
-        "‖H − H₀‖ / ‖H₀‖ and of HHᵀ. Dotted: before training. Means over "
-        f"{plot.seeds(runs)}, bands ± 2 standard deviations.",
+        "‖H − H₀‖ / ‖H₀‖ and of HHᵀ. Dotted: before training. " + plot.means(runs),
         plot.notes(runs, scale),
     )

@@ -174,8 +174,8 @@ def movement(runs: Sequence[Result], scale: str) -> Figure:
     return plot.finish(
         figure,
         "Figure 8, supplement: movement of the ridge fit and of the features",
-        f"Means over {plot.seeds(runs)}, bands ± 2 standard deviations. H: the last "
-        "hidden features; ‖v‖_K² = vᵀKv with K = HHᵀ of the epoch (section 4.2).",
+        f"{plot.means(runs)} H: the last hidden features; ‖v‖_K² = vᵀKv with K = HHᵀ of the "
+        "epoch (section 4.2).",
         lacking(runs, scale, "kernel_distance", "the K-norm"),
         notes(runs, scale),
     )

@@ -60,6 +60,7 @@ def _notes(runs: Sequence[Result], scale: str) -> list[str]:
         "reads maps or tokens, features are averaged over positions for the laws of depth and are "
         "rows for the cosines.",
         _settings(runs),
+        *plot.diverged(runs),
         plot.missing([run for run in runs if run.config["kind"] == "mlp"] or runs, scale),
     ]
 

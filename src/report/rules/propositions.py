@@ -82,8 +82,9 @@ COLLAPSED = 0.1  # NC1, and both parts of NC2, of a network that has collapsed
     f"squared loss that has collapsed (NC1 and both parts of NC2 end below {COLLAPSED}) it ends "
     f"above {NEARLY_ONE}. Useful: its rank correlation with NC1 over the measured moments of "
     f"training is below {-GOES_WITH}, also short of collapse",
-    ours="the CKA rises with training, also under cross-entropy. Controls by hand: with another "
-    f"weight, or with noise within classes, it is below {NEARLY_ONE}",
+    ours="the CKA rises with training, also under cross-entropy, where the same is asked of its "
+    "rank correlation. Controls by hand: with another weight, or with noise within classes, it is "
+    f"below {NEARLY_ONE}",
 )
 def proposition_2(root: Path, scale: str, figure: str) -> Iterator[Finding]:
     for where, run in networks(
