@@ -62,6 +62,7 @@ def test_the_sentences_speak_of_claims_whose_verdict_they_tell():
     groups = front.grouped(claims.judge(ROOT / "results", "paper"))
     for key, named in front.NAMED.items():
         assert {number(claim) for claim in named} <= set(groups[key]), f"rewrite {key!r} of front"
+    assert set(groups["open"]) == {number(claim) for claim in front.NAMED["open"]}, "undecided"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())

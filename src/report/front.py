@@ -36,8 +36,8 @@ SENTENCES = {
     "that wide networks' features freeze, and hold them back; that the contours of WᵀW adapt; "
     "exponential growth of the surrogate; the same pattern under Adam; that the gap of grokking "
     "networks widens again; the sign of Theorem 3 in networks of squared ReLU.",
-    "open": "Not comparable, not applicable, or not decided by this data ({}): BERT, whose weights "
-    "could not be had; Theorem 4, whose premises fail on every network tried.",
+    "open": "Not comparable or not applicable ({}): BERT, whose weights could not be had; Theorem "
+    "4, whose premises fail on every network tried.",
     "ours": "Findings of ours ({}).",
 }
 # the claims that these sentences speak of
@@ -173,7 +173,8 @@ def tally(judged: Judged) -> str:
     return (
         f"Of the paper's {len(said) - groups['ours']} claims {groups['stands']} hold, "
         f"{groups['little']} are true but say little, {in_part} hold in part, "
-        f"{len(fails) - in_part} do not hold, {groups['open']} are not comparable, or not decided."
+        f"{len(fails) - in_part} do not hold, {groups['open']} are not comparable or not "
+        "applicable."
     )
 
 
