@@ -17,7 +17,6 @@ NAMES = {  # network -> as it is drawn
     "relu": ("ReLU", "C0"),
     "squared_relu": ("squared ReLU", "C3"),
     "relu_binary": ("ReLU, binary cross-entropy", "C6"),
-    "linear": ("linear", "0.4"),
     "gelu": ("GELU, cross-entropy", "C1"),
     "gelu_squared_loss": ("GELU, squared loss", "C4"),
     "gelu_decay": ("GELU, squared loss, decay", "C5"),
@@ -161,7 +160,7 @@ def lemmas_1_and_5(ax: Axes, networks: Networks) -> None:
 
 
 def lemma3(ax: Axes, networks: Networks) -> None:
-    for run, label, color in present(networks, "relu", "squared_relu", "linear"):
+    for run, label, color in present(networks, "relu", "squared_relu"):
         where = from_the_last(ax, run)
         for epoch, linestyle in ((0, "--"), (-1, "-")):
             name = None if epoch == 0 else label

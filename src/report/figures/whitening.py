@@ -69,7 +69,7 @@ def training(
         f"Seeds: {seeds_of(groups)}.",
         "Above, bands of one standard deviation; below, a 95 % interval.",
         *lines,
-        plot.notes([run for own in groups.values() for run in own], scale),
+        plot.notes([run for own in groups.values() for run in own], scale, ignore=("seeds",)),
     )
 
 
@@ -96,7 +96,7 @@ def by_rate(runs: Sequence[Result], scale: str, title: str, methods: Sequence[st
     for name, groups in networks.items():
         lines.append(f"Seeds, {NETWORKS[name]}: {seeds_of(groups)}.")
         every = [run for own in groups.values() for run in own]
-        lines.append(plot.notes(every, scale, learning_rate="learning_rates"))
+        lines.append(plot.notes(every, scale, ignore=("seeds",), learning_rate="learning_rates"))
     plot.shared_legend(figure, axes, "outside right center")
     return plot.finish(figure, title, *lines)
 
