@@ -64,8 +64,9 @@ def by_decay(
     plot.shared_legend(figure, np.array(figure.axes), "outside right center")
     own = OURS if scale == "paper" else ()
     wanted = tuple(d for d in grokking.Config.weight_decays if d not in own)
-    settings, decays = {"weight_decays": wanted}, {"weight_decay": "weight_decays"}
-    notes = plot.notes(runs, scale, settings, ignore=("seeds",), **decays)
+    notes = plot.notes(
+        runs, scale, {"weight_decays": wanted}, ("seeds",), weight_decay="weight_decays"
+    )
     seeds = ", ".join(str(len(run["seed"])) for run in runs)
     return plot.finish(figure, title, *lines, f"Seeds, from left to right: {seeds}.", notes)
 
